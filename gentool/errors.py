@@ -1,0 +1,84 @@
+"""What can go wrong for a user, one class per exit code (the table stands in `gentool --help`).
+
+An error is one line that says what failed and with which value, and a hint that says what to
+type next. `gentool.cli` prints it and turns the class into the process's exit code; nothing
+else in the package calls `sys.exit`.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class GentoolError(Exception):
+    """A failure the user can act on. `hint` is the second line: what to do about it."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class MachineError(GentoolError):
+    """The machine refused: disk full, permission denied, no network."""
+
+
+class UsageError(GentoolError):
+    """The command itself is wrong: an option, a value, an output folder already in use."""
+
+    exit_code = 2
+
+
+class NotFoundError(GentoolError):
+    """A file, checkpoint, recipe or state that was named does not exist."""
+
+    exit_code = 3
+
+
+class BadDataError(GentoolError):
+    """Data that cannot be used; the message names file and line or key."""
+
+    exit_code = 4
+
+
+class BadCheckpointError(GentoolError):
+    """A checkpoint that is damaged, foreign or of another backend."""
+
+    exit_code = 4
+
+
+class NonFiniteError(GentoolError):
+    """Training produced a NaN or an infinity."""
+
+    exit_code = 5
+
+
+class OutOfMemoryError(GentoolError):
+    """The device ran out of memory."""
+
+    exit_code = 6
+
+
+class GateError(GentoolError):
+    """A figure did not pass its `--gate`."""
+
+    exit_code = 7
+
+
+class Interrupted(GentoolError):
+    """SIGINT: what could be saved was saved."""
+
+    exit_code = 130
+
+
+class Terminated(GentoolError):
+    """SIGTERM: what could be saved was saved."""
+
+    exit_code = 143
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The hint for an unknown `word`: the known name closest to it, else all known names."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
