@@ -54,6 +54,7 @@ def torch_seed(*parts: int | str) -> Iterator[None]:
 
     The one place that touches global random state (torch offers dropout no generator).
     """
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed_of(*parts))
         yield

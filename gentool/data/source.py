@@ -10,7 +10,7 @@ import numpy as np
 class Example:
     """One record of a data set."""
 
-    key: str  # names the record in messages: "cats/12.png", "train.parquet row 17", "scenes train 3"
+    key: str  # names the record in messages: "cats/12.png", "train.parquet row 17"
     image: np.ndarray  # uint8 [H, W, C], C = 1 (grey) or 3 (RGB)
     caption: str = ""
     label: int | None = None  # index into Source.labels

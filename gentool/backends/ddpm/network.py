@@ -1,0 +1,166 @@
+"""The U-Net of Ho et al. 2020 (appendix B): noisy image and noise level in, noise out.
+
+Every resolution level is a row of residual blocks, with self-attention at the resolutions asked
+for; each block is told the noise level through an embedding added between its two convolutions.
+"""
+
+import math
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentool.backends.ddpm import ModelConfig
+
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
+
+
+class UNet(nn.Module):
+    """eps_hat = UNet(x_t, t); x_t [B, C, H, W], t [B] in 0..T-1, eps_hat [B, C, H, W]."""
+
+    def __init__(self, config: ModelConfig, image_channels: int, image_size: int) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.n_features = config.channels
+        D = 4 * config.channels
+        widths = [config.channels * m for m in config.multipliers]
+        resolution = image_size // config.patch_size
+        patch_channels = image_channels * config.patch_size**2
+
+        def block(c_in: int, c_out: int, resolution: int) -> nn.Module:
+            attends = resolution in config.attention
+            return Block(c_in, c_out, D, config, attends)
+
+        self.time = nn.Sequential(nn.Linear(self.n_features, D), nn.SiLU(), nn.Linear(D, D))
+        self.stem = nn.Conv2d(patch_channels, widths[0], 3, padding=1)
+
+        # Down: every output is kept for the way up, last in first out.
+        self.down = nn.ModuleList()
+        c, skips = widths[0], [widths[0]]
+        for level, width in enumerate(widths):
+            for _ in range(config.blocks):
+                self.down.append(block(c, width, resolution))
+                c = width
+                skips.append(c)
+            if level < len(widths) - 1:
+                self.down.append(Downsample(c))
+                resolution //= 2
+                skips.append(c)
+
+        self.middle = nn.ModuleList(
+            [Block(c, c, D, config, attends=True), Block(c, c, D, config, attends=False)]
+        )
+
+        self.up = nn.ModuleList()
+        for level, width in reversed(list(enumerate(widths))):
+            for _ in range(config.blocks + 1):
+                self.up.append(block(c + skips.pop(), width, resolution))
+                c = width
+            if level > 0:
+                self.up.append(Upsample(c))
+                resolution *= 2
+
+        self.norm = nn.GroupNorm(config.norm_groups, c, eps=1e-6)
+        self.head = zero(nn.Conv2d(c, patch_channels, 3, padding=1))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.any():
+                nn.init.xavier_uniform_(module.weight)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
+        # Convolutions are faster so, on CPU and GPU.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        emb = F.silu(self.time(timestep_features(t, self.n_features)))  # [B, D]
+        # A patch of p × p pixels becomes one position with p² times the channels.
+        h = F.pixel_unshuffle(x_t, self.patch_size).to(memory_format=torch.channels_last)
+        h = self.stem(h)
+        skips = [h]
+        for layer in self.down:
+            h = layer(h, emb)
+            skips.append(h)
+        for layer in self.middle:
+            h = layer(h, emb)
+        for layer in self.up:
+            h = layer(torch.cat([h, skips.pop()], dim=1) if isinstance(layer, Block) else h, emb)
+        h = self.head(F.silu(self.norm(h)))
+        return F.pixel_shuffle(h, self.patch_size).contiguous()
+
+
+class Block(nn.Module):
+    """Two convolutions around the noise level's embedding, a residual path, then attention."""
+
+    def __init__(self, c_in: int, c_out: int, D: int, config: ModelConfig, attends: bool) -> None:
+        super().__init__()
+        self.norm_1 = nn.GroupNorm(config.norm_groups, c_in, eps=1e-6)
+        self.conv_1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.emb = nn.Linear(D, c_out)
+        self.norm_2 = nn.GroupNorm(config.norm_groups, c_out, eps=1e-6)
+        self.dropout = nn.Dropout(config.dropout)
+        self.conv_2 = zero(nn.Conv2d(c_out, c_out, 3, padding=1))
+        self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.attention = Attention(c_out, config) if attends else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # [B, c_in, h, w], [B, D]
+        h = self.conv_1(F.silu(self.norm_1(x))) + self.emb(emb)[:, :, None, None]
+        h = self.conv_2(self.dropout(F.silu(self.norm_2(h))))
+        return self.attention(self.skip(x) + h)  # [B, c_out, h, w]
+
+
+class Attention(nn.Module):
+    """Self-attention over positions, with a residual path."""
+
+    def __init__(self, c: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = c // config.head_channels if config.head_channels else 1
+        self.norm = nn.GroupNorm(config.norm_groups, c, eps=1e-6)
+        self.qkv = nn.Linear(c, 3 * c)
+        self.out = zero(nn.Linear(c, c))
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, C, h, w]
+        B, C, height, width = x.shape
+        h = self.norm(x).flatten(2).transpose(1, 2)  # [B, L, C], L = h·w
+        qkv = self.qkv(h).unflatten(-1, (3, self.heads, C // self.heads))  # [B, L, 3, N, C/N]
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, N, L, C/N]
+        h = F.scaled_dot_product_attention(q, k, v)
+        h = self.out(h.transpose(1, 2).flatten(2))  # [B, L, C]
+        return x + h.transpose(1, 2).unflatten(2, (height, width))
+
+
+class Downsample(nn.Module):
+    """Half the resolution: 3 × 3 convolution with stride 2, padded right and below as in Ho's."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c, c, 3, stride=2)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Twice the resolution: nearest neighbour, then a 3 × 3 convolution."""
+
+    def __init__(self, c: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(c, c, 3, padding=1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+def timestep_features(t: Tensor, n: int) -> Tensor:
+    """Sines and cosines of t at n/2 frequencies from 1 to 1/10000. t [B] -> [B, n] float32."""
+    half = n // 2
+    frequencies = torch.exp(-math.log(10_000) / (half - 1) * torch.arange(half, device=t.device))
+    angles = t.float()[:, None] * frequencies[None]
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def zero(module: Layer) -> Layer:
+    """The module with zero weights, so that a residual branch begins as the identity."""
+    nn.init.zeros_(module.weight)
+    if module.bias is not None:
+        nn.init.zeros_(module.bias)
+    return module

@@ -1,0 +1,56 @@
+"""config.json: everything about a run but its weights. Imports no torch."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from gentool import __version__
+from gentool.checkpoint.atomic import write_file
+from gentool.errors import BadCheckpointError, NotFoundError
+from gentool.settings import Tree
+
+FORMAT_VERSION = 1
+_MAX_CONFIG_BYTES = 16 * 2**20  # a configuration is kilobytes; more is damage or an attack
+
+
+@dataclass
+class RunConfig:
+    """config.json: everything about a run but its weights."""
+
+    backend: str
+    recipe: str  # the recipe's name
+    config: Tree  # the resolved recipe; its sample section holds the sampling defaults
+    data: Tree  # fingerprint, size (null = endless), labels
+    metrics: Tree = field(default_factory=dict)  # figures of the run so far
+    gentool_version: str = __version__
+    format_version: int = FORMAT_VERSION
+
+    def write(self, folder: Path) -> None:
+        """Replace `folder/config.json`."""
+        text = json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
+        write_file(folder / "config.json", text.encode())
+
+
+def read_config(folder: Path) -> RunConfig:
+    """Read `folder/config.json`. Raises NotFoundError or BadCheckpointError."""
+    if folder.is_file():
+        raise BadCheckpointError(
+            f"{folder} is a file, not a checkpoint folder",
+            "pickled weights (.pt, .bin, .ckpt) are never loaded; a checkpoint is a folder with "
+            "config.json and model.safetensors",
+        )
+    path = folder / "config.json"
+    if not path.is_file():
+        raise NotFoundError(
+            f"no checkpoint in {folder}", "`gentool list checkpoints` shows those there are"
+        )
+    try:
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise ValueError(f"larger than {_MAX_CONFIG_BYTES} bytes")
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        version = tree.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ValueError(f"format {version}; this gentool reads format {FORMAT_VERSION}")
+        return RunConfig(**tree)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise BadCheckpointError(f"{path} cannot be read: {error}") from None

@@ -1,0 +1,68 @@
+"""From a checkpoint's name to a backend with its trained network."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from gentool.checkpoint.config import RunConfig, read_config
+from gentool.checkpoint.weights import read_weights
+from gentool.errors import BadCheckpointError, NotFoundError, UsageError, nearest
+from gentool.registry import backend_class, options_module
+from gentool.resources import shipped
+from gentool.rng import torch_seed
+from gentool.settings import build
+
+
+@dataclass
+class Loaded:
+    """A checkpoint ready to use."""
+
+    folder: Path
+    run_config: RunConfig
+    config: Any  # the backend's Config
+    backend: Any  # gentool.protocol.Backend, built from it
+    network: nn.Module  # with the weights that sampling uses, on the CPU
+    step: int
+
+
+def find_checkpoint(name: str | None, backend: str) -> Path:
+    """The folder that `--checkpoint name` means: a shipped checkpoint's name, or a path.
+
+    Without a name: the shipped `BACKEND-scenes`. Raises NotFoundError.
+    """
+    known = shipped("checkpoints")
+    wanted = name or f"{backend}-scenes"
+    path = known.get(wanted, Path(wanted))
+    if path.exists():
+        return path
+    if name is None:
+        raise NotFoundError(
+            f"no {wanted} checkpoint is installed",
+            f"`gentool train {backend}` trains one; --checkpoint DIR names another",
+        )
+    hint = nearest(wanted, known) if known else f"`gentool train {backend}` trains one"
+    raise NotFoundError(f"no checkpoint {wanted!r}", hint)
+
+
+def load_checkpoint(folder: Path, backend: str) -> Loaded:
+    """Load and verify a checkpoint of `backend`. Raises NotFoundError or BadCheckpointError."""
+    run_config = read_config(folder)
+    if run_config.backend != backend:
+        raise BadCheckpointError(
+            f"{folder} is a {run_config.backend} checkpoint, not {backend}",
+            f"use the {run_config.backend} sub-command",
+        )
+    tensors, step = read_weights(folder, run_config.config)
+    try:
+        config = build(options_module(backend).Config, run_config.config)
+        implementation = backend_class(backend)(config)
+        with torch_seed("unused"):
+            network = implementation.network()
+        network.load_state_dict(tensors)
+    except (UsageError, RuntimeError, KeyError) as error:
+        raise BadCheckpointError(
+            f"{folder}: its weights do not fit its config.json: {error}"
+        ) from None
+    return Loaded(folder, run_config, config, implementation, network.eval(), step)

@@ -1,0 +1,88 @@
+"""model.safetensors: the weights that sampling uses, tied to the configuration they belong to.
+
+Nothing here loads a pickle. The header of model.safetensors holds the step and the SHA-256 of its
+tensors, of the configuration's model section and of the tokenizer, so that weights cannot be read
+under a configuration they were not trained with.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from gentool.checkpoint.atomic import write_file
+from gentool.errors import BadCheckpointError, NotFoundError
+from gentool.settings import Tree
+
+
+def write_weights(folder: Path, tensors: Mapping[str, Tensor], step: int, config: Tree) -> None:
+    """Replace `folder/model.safetensors` by one rename."""
+    # Plain layout: safetensors stores no strides.
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {
+        "format": "pt",
+        "step": str(step),
+        "tensors_sha256": tensors_hash(plain),
+        "model_sha256": section_hash(config["model"]),
+        "tokenizer_sha256": "none",
+    }
+    write_file(folder / "model.safetensors", lambda path: save_file(plain, path, metadata))
+
+
+def read_weights(folder: Path, config: Tree) -> tuple[dict[str, Tensor], int]:
+    """The weights that sampling uses, verified, and the step they are of.
+
+    Raises NotFoundError, or BadCheckpointError if the file, the configuration's model section or
+    the tokenizer is not the one that was written.
+    """
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        raise NotFoundError(f"{folder} has no model.safetensors", "the run has saved nothing yet")
+    tensors, metadata = load_tensors(path)
+    try:
+        step = int(metadata["step"])
+        written = {name: metadata[f"{name}_sha256"] for name in ("tensors", "model", "tokenizer")}
+    except (KeyError, ValueError):
+        raise BadCheckpointError(f"{path} was not written by gentool") from None
+    found = {
+        "tensors": tensors_hash(tensors),
+        "model": section_hash(config["model"]),
+        "tokenizer": "none",
+    }
+    for name, what in {
+        "tensors": "its weights were changed or damaged",
+        "model": "config.json's model section is not the one it was trained with",
+        "tokenizer": "the tokenizer is not the one it was trained with",
+    }.items():
+        if found[name] != written[name]:
+            raise BadCheckpointError(f"{path}: {what} (SHA-256 differs)", "restore it from a copy")
+    return tensors, step
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a safetensors file and its header's metadata. Raises BadCheckpointError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
+    except SafetensorError as error:
+        raise BadCheckpointError(f"{path} is not a whole safetensors file: {error}") from None
+
+
+def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over name, dtype, shape and bytes of every tensor, in order of name."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def section_hash(section: Tree) -> str:
+    """SHA-256 of a section of the configuration, whatever its order or spacing."""
+    return hashlib.sha256(json.dumps(section, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,93 @@
+"""How commands are registered: a function's parameters are its options, and a section of settings
+adds one option per field, so that a backend's own options are declared once, by the backend."""
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from gentool.cli.console import console
+
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", envvar="GENTOOL_QUIET", help="Results and errors only.")
+]
+Debug = Annotated[bool, typer.Option("--debug", hidden=True, help="Tracebacks.")]
+
+
+def group(help: str) -> typer.Typer:
+    """A verb with sub-commands; alone it shows its help."""
+    return typer.Typer(
+        help=help, no_args_is_help=True, rich_markup_mode="rich", context_settings=CONTEXT
+    )
+
+
+def add_command(
+    app: typer.Typer,
+    name: str,
+    function: Callable[..., None],
+    *,
+    section: type | None = None,
+    panel: str = "",
+    **fixed: Any,
+) -> None:
+    """Register `function`, its docstring the help, its parameters the options.
+
+    section: a dataclass of settings; those the user gives arrive as the dictionary `settings`.
+    fixed: parameters that are bound here and are no options (the backend's name).
+    """
+    hidden = {"settings", *fixed}
+    parameters = [p for n, p in inspect.signature(function).parameters.items() if n not in hidden]
+    fields = _options(section, panel) if section else []
+    extra = [_keyword("quiet", Quiet, False), _keyword("debug", Debug, False)]
+
+    def run(quiet: bool, debug: bool, **values: Any) -> None:
+        console.quiet = quiet
+        console.debug = console.debug or debug
+        if section:
+            given = {p.name: values.pop(p.name) for p in fields}
+            values["settings"] = {key: value for key, value in given.items() if value is not None}
+        function(**values, **fixed)
+
+    signature = inspect.Signature(
+        [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters] + fields + extra
+    )
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    run.__annotations__ = {n: p.annotation for n, p in signature.parameters.items()}
+    text = inspect.getdoc(function) or ""
+    for key, value in fixed.items():
+        text = text.replace("{" + key + "}", str(value))
+    app.command(name, help=text, context_settings=CONTEXT, no_args_is_help=False)(run)
+
+
+def _options(section: type, panel: str) -> list[inspect.Parameter]:
+    hints = typing.get_type_hints(section)
+    options = []
+    for field in dataclasses.fields(section):
+        choices = field.metadata["choices"]
+        option = typer.Option(
+            "--" + field.name.replace("_", "-"),
+            help=field.metadata["help"][0].upper() + field.metadata["help"][1:] + ".",
+            metavar="|".join(choices) or {int: "N", float: "X", str: "TEXT"}[hints[field.name]],
+            autocompletion=_completion(choices),
+            rich_help_panel=panel,
+            show_default=False,
+        )
+        options.append(_keyword(field.name, Annotated[hints[field.name] | None, option], None))
+    return options
+
+
+def _completion(choices: tuple[str, ...]) -> Callable[[str], list[str]] | None:
+    if not choices:
+        return None
+    return lambda incomplete: [c for c in choices if c.startswith(incomplete)]
+
+
+def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

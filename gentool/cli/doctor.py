@@ -1,0 +1,92 @@
+"""`gentool doctor`: is this installation in order, and what can this machine do?"""
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from gentool import __version__
+from gentool.cli import options
+from gentool.cli.console import console
+from gentool.errors import GentoolError, MachineError
+from gentool.resources import shipped
+
+PACKAGES = ("torch", "accelerate", "datasets", "safetensors", "typer", "rich", "numpy", "pillow")
+
+
+def doctor(as_json: options.Json = False) -> None:
+    """Check the installation; exit 1 if something is wrong.
+
+    \b
+    gentool doctor
+    gentool doctor --json
+    """
+    checks: dict[str, Callable[[], str]] = {
+        "gentool": lambda: f"{__version__} in {Path(__file__).parents[1]}",
+        "python": lambda: f"{platform.python_version()} in {sys.prefix}",
+        **{name: _version_of(name) for name in PACKAGES},
+        "device": _device,
+        "recipes": _recipes,
+        "checkpoints": _checkpoints,
+        "temporary files": _temporary,
+        "free disk here": lambda: f"{shutil.disk_usage('.').free / 1e9:.1f} GB",
+    }
+    bad = []
+    for name, check in checks.items():
+        try:
+            ok, text = True, check()
+        except (GentoolError, ImportError, OSError) as error:
+            ok, text = False, str(error)
+            bad.append(name)
+        if as_json:
+            console.record({"check": name, "ok": ok, "about": text})
+        else:
+            console.result(f"{'ok ' if ok else 'BAD'} {name:16} {text}")
+    if bad:
+        raise MachineError(f"not in order: {', '.join(bad)}", "reinstall, or see the lines above")
+
+
+def _version_of(name: str) -> Callable[[], str]:
+    return lambda: importlib.metadata.version(name)
+
+
+def _device() -> str:
+    import torch
+
+    from gentool.device import bf16_pays, pick_device
+
+    device = pick_device("auto")
+    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
+    bf16 = "bf16 in hardware" if bf16_pays(device) else "no bf16 in hardware, so fp32"
+    cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{device.type} ({name}), {bf16}; {cores}"
+
+
+def _recipes() -> str:
+    from gentool.registry import options_module
+    from gentool.resources import read_recipe
+    from gentool.settings import build
+
+    for name in shipped("recipes"):
+        _, tree = read_recipe(name)
+        build(options_module(tree.pop("backend")).Config, tree)
+    return f"{len(shipped('recipes'))} valid"
+
+
+def _checkpoints() -> str:
+    from gentool.checkpoint.config import read_config
+    from gentool.checkpoint.weights import read_weights
+
+    for folder in shipped("checkpoints").values():
+        read_weights(folder, read_config(folder).config)
+    return f"{len(shipped('checkpoints'))} verified"
+
+
+def _temporary() -> str:
+    with tempfile.TemporaryFile() as file:
+        file.write(b"x" * 1024)
+    return tempfile.gettempdir()

@@ -1,0 +1,148 @@
+"""`gentool eval`: figures of a checkpoint, or of files."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gentool.cli import options
+from gentool.cli.commands import add_command, group
+from gentool.cli.console import console
+from gentool.errors import UsageError
+from gentool.evaluate.figures import Figure, check_gates, parse_gate
+from gentool.registry import BACKENDS, options_module
+
+app = group("Measure a checkpoint, or files.")
+
+Gate = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="'METRIC>=X'",
+        help="Exit 7 unless this holds; repeatable.",
+        show_default=False,
+    ),
+]
+
+
+def evaluate(
+    backend: str,
+    settings: dict[str, Any],
+    checkpoint: options.Checkpoint = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="NAME",
+            help="What to measure; repeatable. [default: all that fit the data]",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SPEC",
+            help="Data to measure against. [default: what the run held out]",
+            show_default=False,
+        ),
+    ] = None,
+    num: Annotated[
+        int, typer.Option("--num", "-n", metavar="N", min=1, help="Samples and examples.")
+    ] = 512,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = 64,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
+    gate: Gate = None,
+    as_json: options.Json = False,
+) -> None:
+    """Figures of a {backend} checkpoint.
+
+    \b
+    gentool eval {backend} --num 512 --steps 50
+    gentool eval {backend} --checkpoint runs/mine --metric loss --json
+    gentool eval {backend} --gate 'scene_validity>=0.9'
+    """
+    for text in gate or []:
+        parse_gate(text)
+    from gentool.checkpoint.load import find_checkpoint, load_checkpoint
+    from gentool.evaluate.checkpoint import measure
+    from gentool.sampling import sample_settings
+
+    loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
+    chosen = sample_settings(loaded, settings)
+    console.info(f"checkpoint {loaded.folder} (step {loaded.step})")
+    figures = measure(
+        loaded,
+        metric or [],
+        chosen,
+        data=data,
+        num=num,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
+    )
+    report(figures, gate or [], as_json)
+
+
+def scenes(
+    images: Annotated[
+        str, typer.Option(metavar="DIR|x.npy", help="Pictures, 32 × 32 RGB, in order of name.")
+    ],
+    captions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|-", help="What picture i should show, on line i.", show_default=False
+        ),
+    ] = None,
+    gate: Gate = None,
+    as_json: options.Json = False,
+) -> None:
+    """Score pictures of the built-in world.
+
+    \b
+    gentool eval scenes --images drawn/
+    gentool eval scenes --images drawn.npy --captions captions.txt
+    """
+    from gentool.evaluate.files import read_captions, read_images
+    from gentool.evaluate.scenes import captioned_figures, unconditional_figures
+
+    pixels = read_images(images)
+    if captions is None:
+        values = unconditional_figures(pixels)
+    else:
+        lines = read_captions(captions)
+        if len(lines) != len(pixels):
+            raise UsageError(f"{len(pixels)} pictures but {len(lines)} captions")
+        values = captioned_figures(pixels, lines)
+    where = {"images": Path(images).name}
+    report(
+        [Figure(k, v, len(pixels), None, None, where) for k, v in values.items()],
+        gate or [],
+        as_json,
+    )
+
+
+def report(figures: list[Figure], gates: list[str], as_json: bool) -> None:
+    """Print the figures, then raise GateError if a gate does not hold."""
+    for figure in figures:
+        if as_json:
+            console.record(figure.record())
+        else:
+            value = "undefined" if figure.value is None else f"{figure.value:.4f}"
+            console.result(f"{figure.metric:32} {value:>10}   n = {figure.n}")
+    check_gates(figures, gates)
+
+
+for _backend in BACKENDS:
+    _module = options_module(_backend)
+    add_command(
+        app,
+        _backend,
+        evaluate,
+        backend=_backend,
+        section=_module.SampleConfig,
+        panel=f"{_backend} sampling (default: the checkpoint's)",
+    )
+add_command(app, "scenes", scenes)

@@ -1,0 +1,92 @@
+"""`gentool list`: what there is to choose from."""
+
+from typing import Annotated, Any
+
+import typer
+
+from gentool.cli import options
+from gentool.cli.console import console
+from gentool.errors import UsageError, nearest
+from gentool.registry import BACKENDS, options_module
+from gentool.resources import shipped
+
+
+def list_things(
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[backends|recipes|checkpoints|samplers|data]",
+            help="One kind only.",
+            show_default=False,
+            autocompletion=options.starting_with(lambda: list(_KINDS)),
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """What there is: backends, recipes, checkpoints, samplers, kinds of data.
+
+    \b
+    gentool list
+    gentool list recipes --json
+    """
+    if what is not None and what not in _KINDS:
+        raise UsageError(f"nothing called {what!r} to list", nearest(what, _KINDS))
+    for kind in [what] if what else _KINDS:
+        if not as_json and not what:
+            console.result(kind)
+        for name, text in _KINDS[kind]().items():
+            if as_json:
+                console.record({"kind": kind, "name": name, "about": text})
+            else:
+                console.result(f"  {name:22} {text}" if not what else f"{name:22} {text}")
+
+
+def _backends() -> dict[str, str]:
+    return {
+        name: (options_module(name).__doc__ or "").splitlines()[0].partition(": ")[2]
+        for name in BACKENDS
+    }
+
+
+def _recipes() -> dict[str, str]:
+    return {name: _first_comment(path) for name, path in shipped("recipes").items()}
+
+
+def _first_comment(path: Any) -> str:
+    return str(path.read_text().splitlines()[0]).removeprefix("# ")
+
+
+def _checkpoints() -> dict[str, str]:
+    from gentool.checkpoint.config import read_config
+
+    configs = {name: read_config(path) for name, path in shipped("checkpoints").items()}
+    return {name: f"{config.backend}, recipe {config.recipe}" for name, config in configs.items()}
+
+
+def _samplers() -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name in BACKENDS:
+        for field in options_module(name).SampleConfig.__dataclass_fields__.values():
+            if field.name == "sampler":
+                found |= {
+                    choice: f"gentool sample {name} --sampler {choice}"
+                    for choice in field.metadata["choices"]
+                }
+    return found
+
+
+def _data() -> dict[str, str]:
+    return {
+        "scenes": "the built-in world: endless captioned pictures, 32 × 32",
+        "DIR": "a folder of images; sub-folders are classes",
+        "FILE.parquet": "a table with an image column; also a quoted pattern",
+    }
+
+
+_KINDS = {
+    "backends": _backends,
+    "recipes": _recipes,
+    "checkpoints": _checkpoints,
+    "samplers": _samplers,
+    "data": _data,
+}

@@ -1,0 +1,125 @@
+"""The console script: the verbs, and the one place that turns failures into exit codes."""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+from gentool import __version__
+from gentool.cli import data, demo, doctor, evaluate, inspect, listing, sample, train
+from gentool.cli.commands import CONTEXT, add_command
+from gentool.cli.console import console
+from gentool.errors import GentoolError
+
+# What Typer raises for a wrong command line. It vendors Click, so `import click` would be another
+# library's classes; the base of an exported class is the right one in either case.
+_TyperUsageError: Any = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings=CONTEXT,
+)
+app.add_typer(train.app, name="train")
+app.add_typer(sample.app, name="sample")
+app.add_typer(evaluate.app, name="eval")
+app.add_typer(data.app, name="data")
+add_command(app, "list", listing.list_things)
+add_command(app, "inspect", inspect.inspect)
+add_command(app, "doctor", doctor.doctor)
+add_command(app, "demo", demo.demo)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        console.result(f"gentool {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def top(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    """Generators that refine a whole output at once, step by step.
+
+    \b
+    gentool demo                      see it work, in two minutes
+    gentool sample ddpm -n 16         pictures from the shipped checkpoint
+    gentool train ddpm                train the built-in recipe
+    gentool list                      recipes, checkpoints, samplers
+
+    \b
+    Results go to standard output, all else to standard error. Exit codes:
+    0 done   1 the machine refused, or a bug   2 usage   3 not found
+    4 bad data or checkpoint   5 training became non-finite   6 out of memory
+    7 a gate failed   130 interrupted   141 reader gone   143 saved after SIGTERM
+    """
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; its exit code."""
+    try:
+        code = app(list(arguments), prog_name="gentool", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except BrokenPipeError:
+        # The reader has gone. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (KeyboardInterrupt, typer.Abort):
+        console.error("interrupted")
+        return 130
+    except _TyperUsageError as error:
+        path = error.ctx.command_path if getattr(error, "ctx", None) else "gentool"
+        console.error(error.format_message(), f"{path} --help")
+        return 2
+    except Exception as error:
+        if console.debug:
+            console.stop()
+            raise
+        return _report(error)
+
+
+def _report(error: Exception) -> int:
+    if isinstance(error, GentoolError):
+        console.error(str(error), error.hint)
+        return error.exit_code
+    if _is_out_of_memory(error):
+        console.error("out of memory", "a smaller --batch-size, or --set train.batch_size=N")
+        return 6
+    if isinstance(error, OSError) and error.errno:
+        at = f" ({error.filename})" if error.filename else ""
+        console.error(f"{os.strerror(error.errno)}{at}", _OS_HINTS.get(error.errno, ""))
+        return 1
+    console.error(
+        f"{type(error).__name__}: {error}",
+        "this is a bug in gentool: please report it, with what --debug adds to the output",
+    )
+    return 1
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError):
+        return True
+    torch = sys.modules.get("torch")
+    if torch and isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+
+
+_OS_HINTS = {
+    errno.ENOSPC: "what was saved before is whole; make room and repeat the command",
+    errno.EACCES: "choose a folder that you may write to",
+    errno.EROFS: "choose a folder that you may write to",
+}

@@ -1,0 +1,178 @@
+"""`gentool train BACKEND`."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gentool.cli import options
+from gentool.cli.commands import add_command, group
+from gentool.cli.console import console
+from gentool.errors import UsageError
+from gentool.registry import BACKENDS
+from gentool.resources import read_recipe, shipped
+from gentool.settings import Tree, merge, parse_assignment
+
+app = group("Train a model from a recipe.")
+
+
+def train(
+    backend: str,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="What to train. [default: {backend}-scenes]",
+            show_default=False,
+            autocompletion=options.starting_with(lambda: list(shipped("recipes"))),
+        ),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SPEC",
+            help="Train on this: scenes, a folder, FILE.parquet; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    assign: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change one setting, e.g. train.batch_size=32; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="The run's folder. [default: runs/RECIPE]", show_default=False
+        ),
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|latest|PATH",
+            help="Continue a run: latest (error if there is none), auto (start where there is "
+            "none), or a run's or state's folder.",
+            show_default=False,
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the run in --out.")] = False,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CHECKPOINT", help="Start a new run from these weights.", show_default=False
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Steps in all. [default: the recipe's]", show_default=False),
+    ] = None,
+    stop_at: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Stop at this step, schedule unchanged.", show_default=False
+        ),
+    ] = None,
+    max_time: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Save and stop after, e.g., 90s, 20m, 3h.", show_default=False
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            "-s",
+            metavar="N",
+            envvar="GENTOOL_SEED",
+            show_default=False,
+            help="Seed of everything random. [default: the recipe's]",
+        ),
+    ] = None,
+    device: options.Device = "auto",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|fp32|bf16",
+            envvar="GENTOOL_PRECISION",
+            show_default=False,
+            help="Arithmetic. [default: the recipe's]",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the settings, train nothing.")
+    ] = False,
+) -> None:
+    """Train a {backend} model.
+
+    \b
+    gentool train {backend}
+    gentool train {backend} --data photos/ --set data.image_size=64
+    gentool train {backend} --resume latest --max-time 20m
+
+    Ctrl-C or SIGTERM saves and stops; --resume latest continues to the same bytes.
+    """  # fmt: skip
+    deadline = time.monotonic() + parse_time(max_time) if max_time else None
+    given = _given(data, assign, steps, seed, precision)
+    if resume and (init or overwrite):
+        raise UsageError("--resume goes with neither --init nor --overwrite")
+    from gentool.training import start
+
+    name, tree = read_recipe(recipe or f"{backend}-scenes")
+    if tree.pop("backend") != backend:
+        raise UsageError(f"recipe {name} is not for {backend}", "gentool list recipes")
+    plan = start.Plan(
+        backend=backend,
+        recipe=name,
+        tree=tree,
+        given=given,
+        recipe_given=recipe is not None,
+        out=out or Path("runs") / name,
+        resume=resume,
+        overwrite=overwrite,
+        init=init,
+    )
+    if dry_run:
+        for line in start.describe(plan, device, console):
+            console.result(line)
+        return
+    start.train(plan, device, stop_at, deadline, console)
+
+
+def _given(
+    data: list[str] | None,
+    assign: list[str] | None,
+    steps: int | None,
+    seed: int | None,
+    precision: str | None,
+) -> Tree:
+    """What the command line sets, as a tree over the recipe."""
+    given: Tree = {}
+    for text in assign or []:
+        given = merge(given, parse_assignment(text))
+    options = {"steps": steps, "seed": seed, "precision": precision}
+    chosen = {key: value for key, value in options.items() if value is not None}
+    given = merge(given, {"train": chosen} if chosen else {})
+    return merge(given, {"data": {"spec": data}} if data else {})
+
+
+def parse_time(text: str) -> float:
+    """`90s`, `20m`, `3h` or plain seconds, in seconds. Raises UsageError."""
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
+    number = text[:-1] if unit else text
+    try:
+        seconds = float(number) * (unit or 1)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"--max-time takes a time such as 90s, 20m or 3h, got {text!r}")
+    return seconds
+
+
+for _backend in BACKENDS:
+    add_command(app, _backend, train, backend=_backend)

@@ -1,0 +1,220 @@
+"""Images from a folder or from parquet files, through Hugging Face `datasets`.
+
+`datasets` keeps the rows in a memory-mapped Arrow file in its cache; decoding is off there, the
+bytes are decoded here, so that a bad image can be named.
+"""
+
+import glob
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gentool.data.config import ImageData
+from gentool.data.decode import EXTENSIONS, MAX_BYTES, decode
+from gentool.data.source import Example, Source
+from gentool.data.table import Columns, build, class_names, parquet_footer, pick, undecoded
+from gentool.errors import BadDataError, MachineError, NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+METADATA = ("metadata.csv", "metadata.jsonl")
+SPECS = "image data are scenes, a folder of images, or FILE.parquet (also a quoted pattern)"
+NOT_IMAGES = (".tar", ".jsonl", ".csv", ".tsv", ".txt")
+BLOCK = 1 << 20  # bytes of either end of a parquet file that its fingerprint covers
+
+
+@dataclass(frozen=True)
+class RawImage:
+    """One record before decoding."""
+
+    key: str
+    data: bytes
+    caption: str
+    label: int | None
+
+
+class Images(ABC):
+    """Encoded images with captions and labels: random access, constant memory."""
+
+    fingerprint: str
+
+    def __init__(self, rows: "Dataset", columns: Columns) -> None:
+        self.columns = columns
+        self.rows = undecoded(rows, columns)
+        self.size: int | None = len(rows)
+        self.labels, self._codes = class_names(rows, columns.label)
+
+    def __getitem__(self, index: int) -> Example:
+        raw = self.raw(index)
+        return Example(raw.key, decode(raw.data, raw.key), raw.caption, raw.label)
+
+    def raw(self, index: int) -> RawImage:
+        """Record `index` undecoded. Raises BadDataError if it holds no image."""
+        row = self.rows[index]
+        key = self._key(index, row[self.columns.image])
+        caption = row[self.columns.caption] if self.columns.caption else None
+        label = self._codes.get(row[self.columns.label]) if self.columns.label else None
+        return RawImage(key, self._data(key, row[self.columns.image]), caption or "", label)
+
+    def key(self, index: int) -> str:
+        """The name of record `index` in messages."""
+        return self._key(index, self.rows[index][self.columns.image])
+
+    @abstractmethod
+    def _key(self, index: int, value: Any) -> str:
+        """The name of record `index` with `value` in its image column."""
+
+    @abstractmethod
+    def _data(self, key: str, value: Any) -> bytes:
+        """The encoded image that `value`, of the image column, holds or names."""
+
+
+class Folder(Images):
+    """A folder of images: sub-folders are classes, or metadata.csv or .jsonl lists captions."""
+
+    def __init__(self, folder: Path, config: ImageData) -> None:
+        self.folder = folder.resolve()
+        rows = build("imagefolder", str(folder), _listing(self.folder))
+        super().__init__(rows, pick(rows.features, config, str(folder)))
+        self.fingerprint = self._digest()
+
+    def _key(self, index: int, value: Any) -> str:
+        if not value:
+            return f"metadata row {index}"
+        return Path(os.path.relpath(value["path"], self.folder)).as_posix()
+
+    def _data(self, key: str, value: Any) -> bytes:
+        if not value:
+            raise BadDataError(f"{key}: no file name")
+        try:
+            with open(value["path"], "rb") as file:
+                return file.read(MAX_BYTES + 1)
+        except FileNotFoundError:
+            raise BadDataError(f"{key}: no such file") from None
+        except OSError as error:
+            raise MachineError(f"{key}: {error.strerror}") from error
+
+    def _digest(self) -> str:
+        """Of each record's relative name, file size, label and caption: equal on any machine."""
+        digest = hashlib.blake2b(digest_size=16)
+        index = 0
+        for batch in self.rows.iter(batch_size=1000):
+            images = batch.pop(self.columns.image)
+            for value, *rest in zip(images, *batch.values(), strict=True):
+                exists = value and os.path.exists(value["path"])
+                size = os.path.getsize(value["path"]) if exists else None
+                record = [self._key(index, value), size, *rest]
+                digest.update(json.dumps(record).encode() + b"\n")
+                index += 1
+        return digest.hexdigest()
+
+
+class Parquet(Images):
+    """Rows of parquet files whose image column holds encoded images."""
+
+    def __init__(self, paths: Sequence[Path], spec: str, config: ImageData) -> None:
+        footers = [parquet_footer(path) for path in paths]
+        counts = [rows for _, rows in footers]
+        columns = pick(footers[0][0], config, spec)
+        if sum(counts) == 0:
+            raise BadDataError(f"{spec} has no rows")
+        rows = build("parquet", spec, [str(path) for path in paths], columns=columns.names())
+        super().__init__(rows, columns)
+        self._names = [path.name for path in paths]
+        self._starts = [0, *accumulate(counts)]
+        self.fingerprint = _parquet_digest(paths)
+
+    def _key(self, index: int, value: Any) -> str:
+        file = bisect_right(self._starts, index) - 1
+        return f"{self._names[file]} row {index - self._starts[file]}"
+
+    def _data(self, key: str, value: Any) -> bytes:
+        data = value.get("bytes") if isinstance(value, Mapping) else value
+        if not data:  # a path alone is not followed: it could name any file of this machine
+            raise BadDataError(f"{key}: no image bytes")
+        return data
+
+
+class Joined:
+    """Several sources one after the other."""
+
+    def __init__(self, sources: Sequence[Source], specs: Sequence[str]) -> None:
+        if any(source.size is None for source in sources):
+            raise UsageError("scenes are endless and cannot be joined with other data")
+        for source, spec in zip(sources, specs, strict=True):
+            if source.labels != sources[0].labels:
+                raise BadDataError(f"{spec} has other classes than {specs[0]}")
+        self.sources = sources
+        self.labels = sources[0].labels
+        self.fingerprint = "+".join(source.fingerprint for source in sources)
+        self._ends = list(accumulate(source.size or 0 for source in sources))
+        self.size: int | None = self._ends[-1]
+
+    def __getitem__(self, index: int) -> Example:
+        which = bisect_right(self._ends, index)
+        return self.sources[which][index - (self._ends[which - 1] if which else 0)]
+
+
+def open_images(config: ImageData) -> Source:
+    """The source that `config.spec` names.
+
+    Raises UsageError for a kind of data that has no images, NotFoundError for a missing path,
+    BadDataError for data without images or without a named column, and MachineError when the
+    cache of `datasets` cannot be written.
+    """
+    sources = [_open(spec, config) for spec in config.spec]
+    return sources[0] if len(sources) == 1 else Joined(sources, config.spec)
+
+
+def _open(spec: str, config: ImageData) -> Source:
+    path = Path(spec)
+    if spec == "scenes":
+        from gentool.data.scenes import Scenes
+
+        return Scenes(config.split)
+    if path.is_dir():
+        return Folder(path, config)
+    if spec.endswith(".parquet"):
+        paths = [path] if path.is_file() else [Path(name) for name in sorted(glob.glob(spec))]
+        if not paths:
+            raise NotFoundError(f"no parquet file {spec}", SPECS)
+        return Parquet(paths, spec, config)
+    if path.suffix in NOT_IMAGES or spec.startswith("hf:") or path.is_file():
+        raise UsageError(f"{spec} is not a kind of image data that can be read at present", SPECS)
+    raise NotFoundError(f"no file or folder {spec}", SPECS)
+
+
+def _listing(folder: Path) -> list[str]:
+    """Images and metadata files under `folder`, sorted by name, hidden ones left out."""
+    found, images = [], 0
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            is_image = name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+            images += is_image
+            if is_image or name in METADATA:
+                found.append(os.path.join(parent, name))
+    if not images:
+        raise BadDataError(f"no images in {folder}", f"images end in {', '.join(EXTENSIONS)}")
+    return found
+
+
+def _parquet_digest(paths: Sequence[Path]) -> str:
+    """Of each file's size and both ends (the footer has sizes and statistics of every column)."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        size = path.stat().st_size
+        digest.update(size.to_bytes(8, "big"))
+        with path.open("rb") as file:
+            digest.update(file.read(BLOCK))
+            file.seek(max(0, size - BLOCK))
+            digest.update(file.read(BLOCK))
+    return digest.hexdigest()

@@ -1,0 +1,37 @@
+"""Which device to compute on, and where bf16 pays."""
+
+from pathlib import Path
+
+import torch
+
+from gentool.errors import UsageError
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is a GPU where there is one. Raises UsageError for a device that is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        raise UsageError(f"no device {name!r} here", "--device auto, cpu, cuda or mps") from None
+    return device
+
+
+def bf16_pays(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 in hardware; elsewhere bf16 is slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpu_info = Path("/proc/cpuinfo")
+    if device.type == "cpu" and cpu_info.is_file():
+        flags = cpu_info.read_text()
+        return "avx512_bf16" in flags or "amx_bf16" in flags
+    return False
+
+
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """What `--precision auto|fp32|bf16` means on this device."""
+    return precision == "bf16" or (precision == "auto" and bf16_pays(device))

@@ -1,0 +1,1 @@
+"""Gaussian diffusion for any network and any shape: closed forms, schedules, samplers."""

@@ -1,0 +1,78 @@
+"""The forward chain q(x_1, ..., x_T | x_0) and its posterior, in closed form.
+
+`t` runs over 0..T-1 and 0 is the least noisy step, so the papers' t is ours + 1. Equation numbers
+are those of Ho et al. 2020, "Denoising Diffusion Probabilistic Models". Tables are float64; a
+coefficient is cast to the dtype of the tensor it meets.
+"""
+
+import torch
+from torch import Tensor
+
+
+class Gaussian:
+    """A chain with given betas; `timesteps[i]` is what the network is told at step i.
+
+    On the full chain `timesteps` is 0..T-1; a respaced chain keeps the original indices.
+    """
+
+    def __init__(self, betas: Tensor, timesteps: Tensor | None = None) -> None:
+        """betas: [T] float64, each in (0, 1); timesteps: [T] int64."""
+        assert betas.dtype == torch.float64 and bool(((betas > 0) & (betas < 1)).all())
+        self.T = len(betas)
+        self.timesteps = torch.arange(self.T) if timesteps is None else timesteps
+        one = torch.ones(1, dtype=torch.float64)
+        self.beta = betas
+        self.alpha = 1 - betas
+        self.alpha_bar = torch.cumprod(self.alpha, dim=0)
+        self.alpha_bar_prev = torch.cat([one, self.alpha_bar[:-1]])
+        # Eq. 7. The first posterior variance is 0: at t = 0 the posterior is x_0 itself.
+        self.beta_tilde = betas * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
+        self.mu_x_0 = self.alpha_bar_prev.sqrt() * betas / (1 - self.alpha_bar)
+        self.mu_x_t = self.alpha.sqrt() * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
+
+    def respaced(self, steps: int) -> "Gaussian":
+        """The same process visited at `steps` of its T steps, evenly, first and last among them.
+
+        Nichol & Dhariwal 2021, Eq. 19: beta'_i = 1 - alpha_bar[S_i] / alpha_bar[S_{i-1}].
+        """
+        if not 1 <= steps <= self.T:
+            raise ValueError(f"steps must be in 1..{self.T}, got {steps}")
+        if steps == self.T:
+            return self
+        # One step must start from pure noise, so it is the last of the chain, not the first.
+        first = 0 if steps > 1 else self.T - 1
+        S = torch.linspace(first, self.T - 1, steps, dtype=torch.float64).round().long()
+        alpha_bar = self.alpha_bar[S]
+        one = torch.ones(1, dtype=torch.float64)
+        betas = 1 - alpha_bar / torch.cat([one, alpha_bar[:-1]])
+        return Gaussian(betas, self.timesteps[S])
+
+    def q_sample(self, x_0: Tensor, t: Tensor | int, eps: Tensor) -> Tensor:
+        """x_t ~ q(x_t | x_0) made from the noise eps. All [B, ...]; t [B] or int. Eq. 4."""
+        return (
+            at(self.alpha_bar.sqrt(), t, x_0) * x_0 + at((1 - self.alpha_bar).sqrt(), t, x_0) * eps
+        )
+
+    def q_posterior(self, x_0: Tensor, x_t: Tensor, t: Tensor | int) -> tuple[Tensor, Tensor]:
+        """Mean mu_tilde [B, ...] and variance beta_tilde of q(x_{t-1} | x_t, x_0). Eq. 6 and 7."""
+        mu_tilde = at(self.mu_x_0, t, x_t) * x_0 + at(self.mu_x_t, t, x_t) * x_t
+        return mu_tilde, at(self.beta_tilde, t, x_t)
+
+    def x_0_from_eps(self, x_t: Tensor, t: Tensor | int, eps: Tensor) -> Tensor:
+        """The x_0 that x_t came from if its noise was eps (Eq. 4 solved for x_0). [B, ...]"""
+        return (
+            at(self.alpha_bar.rsqrt(), t, x_t) * x_t
+            - at((1 / self.alpha_bar - 1).sqrt(), t, x_t) * eps
+        )
+
+    def eps_from_x_0(self, x_t: Tensor, t: Tensor | int, x_0: Tensor) -> Tensor:
+        """The noise in x_t if it came from x_0 (Eq. 4 solved for eps). [B, ...]"""
+        return (at(self.alpha_bar.rsqrt(), t, x_t) * x_t - x_0) / at(
+            (1 / self.alpha_bar - 1).sqrt(), t, x_t
+        )
+
+
+def at(table: Tensor, t: Tensor | int, x: Tensor) -> Tensor:
+    """table[t] in x's dtype and device, shaped to broadcast over x: [B, 1, ..., 1] or a scalar."""
+    values = table[t].to(x.device, x.dtype) if isinstance(t, int) else table.to(x.device)[t]
+    return values.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))

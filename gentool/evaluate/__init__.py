@@ -1,0 +1,1 @@
+"""Figures: what a checkpoint or a set of files is worth."""

@@ -1,0 +1,33 @@
+"""Pixels to pictures."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+GAP = 2  # pixels between the pictures of a grid
+
+
+def to_uint8(x: "Tensor") -> np.ndarray:
+    """Float images [N, C, H, W] in [-1, 1] as uint8 [N, H, W, C]; what lies outside is clamped."""
+    pixels = ((x.detach().float() + 1) * 127.5).clamp(0, 255).round()
+    return pixels.byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def grid(images: np.ndarray, columns: int | None = None) -> "Image":
+    """One picture of N, uint8 [N, H, W, 1 or 3], row by row on white, near square by default."""
+    from PIL import Image
+
+    n, height, width, channels = images.shape
+    columns = min(n, columns or math.ceil(math.sqrt(n)))
+    rows = math.ceil(n / columns)
+    shape = (rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, channels)
+    sheet = np.full(shape, 255, dtype=np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + GAP), i % columns * (width + GAP)
+        sheet[top : top + height, left : left + width] = image
+    return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)

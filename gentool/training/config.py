@@ -1,0 +1,42 @@
+"""The [train] section of every recipe. Imports no torch: help text is made from it."""
+
+from dataclasses import dataclass
+
+from gentool.settings import setting
+
+
+@dataclass
+class TrainConfig:
+    """How to train. One step is one optimizer update.
+
+    A step sees batch_size × accumulate × processes examples.
+    """
+
+    steps: int = setting(100_000, "optimizer steps in all", low=1, fixed=False)
+    batch_size: int = setting(64, "examples per process and micro-batch", low=1)
+    accumulate: int = setting(1, "micro-batches per optimizer step", low=1)
+    learning_rate: float = setting(1e-4, "peak learning rate", low=0.0)
+    schedule: str = setting(
+        "constant", "learning rate after warm-up", choices=("constant", "cosine", "linear")
+    )
+    warmup_steps: int = setting(0, "steps of linear warm-up", low=0)
+    optimizer: str = setting("adam", "optimizer", choices=("adam", "adamw"))
+    beta2: float = setting(0.999, "decay of the squared-gradient average", low=0.0, high=1.0)
+    weight_decay: float = setting(0.0, "decoupled weight decay (adamw)", low=0.0)
+    clip_norm: float = setting(1.0, "gradient norm is clipped to this; 0 = not clipped", low=0.0)
+    ema_decay: float = setting(
+        0.9999, "decay of the weight average, min(this, (1+step)/(10+step))", low=0.0, high=1.0
+    )
+    seed: int = setting(0, "seed of initialisation, data order and noise", low=0)
+    precision: str = setting(
+        "auto", "auto = bf16 where the device is fast at it", choices=("auto", "fp32", "bf16")
+    )
+    log_every: int = setting(50, "steps between records in log.jsonl", low=1, fixed=False)
+    save_every: int = setting(1000, "steps between states", low=1, fixed=False)
+    sample_every: int = setting(5000, "steps between samples; 0 = none", low=0, fixed=False)
+    validate_every: int = setting(1000, "steps between validations; 0 = none", low=0, fixed=False)
+    validation_examples: int = setting(
+        256, "held-out examples a validation uses", low=1, fixed=False
+    )
+    keep_last: int = setting(2, "newest states kept", low=1, fixed=False)
+    keep_best: int = setting(1, "states of lowest validation loss kept", low=0, fixed=False)

@@ -1,0 +1,257 @@
+"""The training loop of every backend: accumulate, clip, average, log, save, stop, go on.
+
+All randomness is derived from (seed, epoch, example) or (seed, step), so a state needs no random
+state beyond its step and cursor, and a run that was cut and resumed ends in the same bytes.
+"""
+
+import contextlib
+import math
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.optim.swa_utils import AveragedModel
+
+from gentool.checkpoint.card import write_card
+from gentool.checkpoint.config import RunConfig
+from gentool.checkpoint.state import State, prune, write_state
+from gentool.checkpoint.weights import write_weights
+from gentool.data.loader import Loader
+from gentool.data.stream import Stream
+from gentool.errors import Interrupted, NonFiniteError, Terminated
+from gentool.protocol import Backend, Reporter
+from gentool.rng import BatchRng, torch_seed
+from gentool.training.config import TrainConfig
+from gentool.training.optimizer import ema_update, learning_rate, load_optimizer, make_optimizer
+from gentool.training.run import Log
+from gentool.training.signals import StopRequest, stop_request
+from gentool.training.validation import validation_loss
+
+
+@dataclass
+class Limits:
+    """When this invocation ends before the last step of the run."""
+
+    stop_at: int | None = None  # a step; the schedule stays that of train.steps
+    deadline: float = math.inf  # time.monotonic() seconds
+
+
+class Trainer:
+    """One run, in one process of possibly several (`accelerate launch`)."""
+
+    def __init__(
+        self, backend: Backend, config: Any, accelerator: Accelerator, reporter: Reporter
+    ) -> None:
+        """config: the backend's; the loop reads its `train` and `data` sections."""
+        self.backend, self.accelerator, self.reporter = backend, accelerator, reporter
+        self.train: TrainConfig = config.train
+        self.data = config.data
+        with torch_seed("init", self.train.seed):
+            self.model = backend.network()
+        self.ema = AveragedModel(self.model, multi_avg_fn=ema_update(self.train.ema_decay))
+        self.model.to(accelerator.device)
+        self.ema.to(accelerator.device)
+        self.optimizer = make_optimizer(self.model, self.train)
+        self.forward = accelerator.prepare(self.model)  # autocast, and one process among several
+        self.source, self.held_out = backend.sources()
+        rank, world = accelerator.process_index, accelerator.num_processes
+        stream = Stream(self.source, self.train.seed, rank, world)
+        self.loader = Loader(self.source, self.data, stream, self.train.seed, reporter.info)
+        self.examples_per_step = self.train.batch_size * self.train.accumulate * world
+        self.step = 0
+        self.sums = [0, 0.0, 0.0]  # steps, losses and gradient norms since the last log record
+
+    # State ------------------------------------------------------------------------------------
+
+    def state(self) -> State:
+        """All that training needs to go on from here."""
+        slots = self.optimizer.state_dict()["state"]
+        tensors = {
+            "model": self.model.state_dict(),
+            "ema": self.ema.module.state_dict(),
+            "optimizer": {
+                f"{i}.{name}": t for i, slot in slots.items() for name, t in slot.items()
+            },
+        }
+        return State(self.step, tensors, {"cursor": self.loader.cursor, "sums": self.sums})
+
+    def restore(self, state: State) -> None:
+        """Go on from `state`."""
+        self.model.load_state_dict(state.tensors["model"])
+        self.ema.module.load_state_dict(state.tensors["ema"])
+        self.ema.n_averaged.fill_(state.step)
+        load_optimizer(self.optimizer, state.tensors["optimizer"])
+        self.loader.seek(state.values["cursor"])
+        self.sums = list(state.values["sums"])
+        self.step = state.step
+
+    def save(self, run: Path, run_config: RunConfig) -> None:
+        """Write a state, then the files that sampling reads; a crash in between loses nothing."""
+        if self.accelerator.is_main_process:
+            write_state(run, self.state())
+            prune(run, self.train.keep_last, Log(run).best_steps(self.train.keep_best))
+            write_weights(run, self.ema.module.state_dict(), self.step, run_config.config)
+            self._publish(run, run_config)
+        self.accelerator.wait_for_everyone()
+
+    def _publish(self, run: Path, run_config: RunConfig) -> None:
+        """Bring config.json and the model card up to date with the log."""
+        run_config.metrics = {"step": self.step}
+        for record in Log(run).records():
+            run_config.metrics |= {k: record[k] for k in ("loss", "val_loss") if k in record}
+        run_config.write(run)
+        write_card(run, run_config)
+
+    # The loop ---------------------------------------------------------------------------------
+
+    def fit(self, run: Path, run_config: RunConfig, limits: Limits) -> None:
+        """Train up to the last step or a limit; the run then holds a state of where it stands.
+
+        Raises NonFiniteError, and Interrupted or Terminated after saving.
+        """
+        train = self.train
+        end = min(train.steps, limits.stop_at or train.steps)
+        first = saved = self.step
+        busy = rate = 0.0
+        with stop_request(self.reporter.info) as request:
+            while self.step < end and not self._asked_to_stop(request, limits):
+                began = time.monotonic()
+                loss, norm = self.optimizer_step()
+                busy += time.monotonic() - began
+                self.step += 1
+                self.sums = [self.sums[0] + 1, self.sums[1] + loss, self.sums[2] + norm]
+                rate = (self.step - first) * self.examples_per_step / busy
+                self.reporter.progress(
+                    self.step,
+                    end,
+                    {
+                        "loss": f"{loss:.4f}",
+                        "examples/s": f"{rate:.0f}",
+                        "left": _clock((end - self.step) * self.examples_per_step / rate),
+                    },
+                )
+                if self._due(train.log_every) or self.step == 1:
+                    self._log(run, rate)
+                if self._due(train.save_every):
+                    self.save(run, run_config)
+                    saved = self.step
+                if train.validate_every and self._due(train.validate_every):
+                    self._validate(run, run_config)
+                if train.sample_every and self._due(train.sample_every):
+                    self._preview(run, request)
+            if saved != self.step:
+                self.save(run, run_config)
+        self.reporter.info(f"saved step {self.step} of {train.steps} in {run}")
+        if request.number:
+            stopped = Terminated if request.number == signal.SIGTERM else Interrupted
+            raise stopped(
+                f"stopped at step {self.step}, saved in {run}", "--resume latest continues"
+            )
+
+    def optimizer_step(self) -> tuple[float, float]:
+        """One update from `accumulate` micro-batches: its mean loss and gradient norm.
+
+        Raises NonFiniteError; the weights are then those before the update.
+        """
+        train, rank = self.train, self.accelerator.process_index
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, train)
+        losses, keys = [], []
+        for micro in range(train.accumulate):
+            examples = self.loader.next(train.batch_size)
+            keys += [example.key for example in examples]
+            batch = self.backend.collate(examples, BatchRng([example.rng for example in examples]))
+            batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
+            last = micro == train.accumulate - 1
+            sync = contextlib.nullcontext() if last else self.accelerator.no_sync(self.forward)
+            with sync, torch_seed("dropout", train.seed, self.step, micro, rank):
+                loss = self.backend.loss(self.forward, batch).mean()
+                self.accelerator.backward(loss / train.accumulate)
+            losses.append(loss.detach())
+        loss = self.accelerator.reduce(torch.stack(losses).mean(), reduction="mean")
+        limit = train.clip_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        if not (loss.isfinite() and norm.isfinite()):
+            raise self._non_finite(loss.item(), keys)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update_parameters(self.model)
+        return loss.item(), norm.item()
+
+    def _non_finite(self, loss: float, keys: list[str]) -> NonFiniteError:
+        bad = [
+            name
+            for name, parameter in self.model.named_parameters()
+            if parameter.grad is not None and not parameter.grad.isfinite().all()
+        ]
+        where = f"gradient of {bad[0]} and {len(bad) - 1} more" if bad else "no gradient"
+        named = ", ".join(keys[:4]) + (f", … ({len(keys)} examples)" if len(keys) > 4 else "")
+        return NonFiniteError(
+            f"step {self.step + 1}: loss {loss}, not finite: {where}; batch: {named}",
+            "the last state is untouched; try a lower train.learning_rate, more "
+            "train.warmup_steps or --precision fp32",
+        )
+
+    def _due(self, interval: int) -> bool:
+        return self.step % interval == 0 or self.step == self.train.steps
+
+    def _asked_to_stop(self, request: StopRequest, limits: Limits) -> bool:
+        asked = bool(request.number) or time.monotonic() >= limits.deadline
+        if self.accelerator.num_processes == 1:
+            return asked
+        # All processes stop at the same step, whichever of them was told to.
+        flag = torch.tensor(float(asked), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, reduction="sum").item())
+
+    def _log(self, run: Path, rate: float) -> None:
+        steps, loss, norm = self.sums
+        self.sums = [0, 0.0, 0.0]
+        record = {
+            "step": self.step,
+            "loss": loss / steps,
+            "grad_norm": norm / steps,
+            "learning_rate": learning_rate(self.step - 1, self.train),
+            "examples": self.step * self.examples_per_step,
+            "examples_per_second": round(rate, 1),
+            "skipped": self.loader.skipped,
+        }
+        if self.accelerator.is_main_process:
+            Log(run).append(record)
+
+    def _validate(self, run: Path, run_config: RunConfig) -> None:
+        if self.accelerator.is_main_process:
+            n = self.train.validation_examples
+            loss, n = validation_loss(self.backend, self.ema.module, self.held_out, self.data, n)
+            Log(run).append({"step": self.step, "val_loss": loss, "val_examples": n})
+            self.reporter.info(f"step {self.step}: validation loss {loss:.5f}")
+            self._publish(run, run_config)
+        self.accelerator.wait_for_everyone()
+
+    def _preview(self, run: Path, request: StopRequest) -> None:
+        """Samples for a look, from the same seed each time; given up when asked to stop."""
+
+        class Enough(Exception):
+            pass
+
+        def poll() -> None:
+            if request.number:
+                raise Enough
+
+        if self.accelerator.is_main_process:
+            folder = run / "samples"
+            folder.mkdir(exist_ok=True)
+            with contextlib.suppress(Enough):
+                self.backend.preview(self.ema.module, folder, f"step-{self.step:08d}", poll)
+        self.accelerator.wait_for_everyone()
+
+
+def _clock(seconds: float) -> str:
+    """3725 -> "1:02:05"."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"

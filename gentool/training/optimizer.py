@@ -1,0 +1,61 @@
+"""Optimizer, learning rate and weight average."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, AdamW, Optimizer
+
+from gentool.training.config import TrainConfig
+
+Tensors = list[Tensor] | tuple[Tensor, ...]
+
+
+def make_optimizer(model: nn.Module, train: TrainConfig) -> Optimizer:
+    """Adam or AdamW over all parameters, in one fused kernel per step."""
+    cls = {"adam": Adam, "adamw": AdamW}[train.optimizer]
+    decay = train.weight_decay if train.optimizer == "adamw" else 0.0
+    betas = (0.9, train.beta2)
+    return cls(
+        model.parameters(), lr=train.learning_rate, betas=betas, weight_decay=decay, fused=True
+    )
+
+
+def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put `tensors` ("3.exp_avg": …) back as the optimizer's state."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    slots: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, _, name = key.partition(".")
+        if tensor.dim():  # the fused kernel walks memory, so the layout must be the parameter's
+            tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
+        slots.setdefault(int(index), {})[name] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": slots, "param_groups": groups})
+
+
+def learning_rate(step: int, train: TrainConfig) -> float:
+    """The rate of the update after `step` updates: linear warm-up, then the schedule down to 0."""
+    warmup = min(1.0, (step + 1) / train.warmup_steps) if train.warmup_steps else 1.0
+    done = step / train.steps
+    decay = {
+        "constant": 1.0,
+        "linear": 1 - done,
+        "cosine": (1 + math.cos(math.pi * done)) / 2,
+    }[train.schedule]
+    return train.learning_rate * warmup * decay
+
+
+def ema_update(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    """theta_bar <- m theta_bar + (1 - m) theta, m = min(decay, (1 + n) / (10 + n)) at update n.
+
+    The warm-up forgets the initial weights in short runs, which a constant 0.9999 would keep.
+    """
+
+    @torch.no_grad()
+    def update(averages: Tensors, weights: Tensors, n: Tensor | int) -> None:
+        m = min(decay, (1 + int(n)) / (10 + int(n)))
+        torch._foreach_lerp_(averages, weights, 1 - m)
+
+    return update

@@ -1,0 +1,133 @@
+"""A run's folder: made whole or not at all, continued only where a complete state stands."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gentool.checkpoint.atomic import sync, write_file
+from gentool.checkpoint.config import RunConfig
+from gentool.checkpoint.state import State, read_state, states, step_of
+from gentool.errors import BadCheckpointError, NotFoundError, UsageError
+from gentool.settings import Tree, flatten
+
+
+def check_new(out: Path, overwrite: bool) -> None:
+    """Raise UsageError if a new run cannot go to `out`."""
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    is_run = (out / "config.json").is_file()
+    if is_run and not overwrite:
+        raise UsageError(
+            f"{out} already holds a run",
+            "--resume latest continues it, --overwrite replaces it, --out DIR goes elsewhere",
+        )
+    if out.exists() and not is_run:
+        raise UsageError(f"{out} exists and is not a run", "choose another --out")
+
+
+def create(out: Path, fill: Callable[[Path], None]) -> None:
+    """Make the run folder `out`: `fill` writes it beside, then it appears by one rename."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside, old = out.with_name(f".{out.name}.new"), out.with_name(f".{out.name}.old")
+    for leftover in (beside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        beside.mkdir()
+        fill(beside)
+        if out.exists():
+            os.replace(out, old)
+        os.replace(beside, out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    sync(out.parent)
+
+
+def find_state(out: Path, resume: str, report: Callable[[str], None]) -> tuple[Path, State] | None:
+    """The run and state that `--resume auto|latest|PATH` means; None: auto, and nothing there.
+
+    Raises NotFoundError where there is nothing to continue, BadCheckpointError where every state
+    is damaged, UsageError where going back would drop newer states.
+    """
+    run = out
+    if resume not in ("auto", "latest"):
+        path = Path(resume)
+        run = path.parent.parent if path.parent.name == "state" else path
+        if not path.is_dir():
+            there = ", ".join(p.name for p in states(run)) or "none"
+            raise NotFoundError(f"no run or state at {path}", f"states of {run}: {there}")
+        if run != path:
+            newer = [p.name for p in states(run) if step_of(p) > step_of(path)]
+            if newer:
+                raise UsageError(
+                    f"{run} has states newer than {path.name}: {', '.join(newer)}",
+                    "delete those first, or start a new run from its weights with --init",
+                )
+            return run, read_state(path)
+    found = states(run)
+    if not found:
+        if resume == "auto":
+            return None
+        raise NotFoundError(
+            f"nothing to resume in {run}",
+            "give --out of the run, or --resume auto to start afresh where there is none",
+        )
+    problem = ""
+    for place in reversed(found):
+        try:
+            return run, read_state(place)
+        except BadCheckpointError as error:
+            problem = str(error)
+            report(f"skipping {place.name}: {error}")
+    raise BadCheckpointError(f"no state of {run} is whole: {problem}")
+
+
+def check_same(run: Path, saved: RunConfig, now: Tree, free: set[str]) -> None:
+    """Raise UsageError, listing the differences, if `now` differs from the run's configuration
+    in other keys than `free`."""
+    then, flat_now = flatten(saved.config), flatten(now)
+    differing = [
+        f"{key} is {then.get(key)!r} in the run, {flat_now.get(key)!r} now"
+        for key in sorted(then.keys() | flat_now.keys())
+        if key not in free and then.get(key) != flat_now.get(key)
+    ]
+    if differing:
+        raise UsageError(
+            f"{run} was started with other settings: {'; '.join(differing)}",
+            "drop those options, or start a new run with --init",
+        )
+
+
+class Log:
+    """log.jsonl: one record per logged step."""
+
+    def __init__(self, run: Path) -> None:
+        self.path = run / "log.jsonl"
+
+    def records(self) -> list[dict[str, Any]]:
+        """Every whole record so far; a line that a crash cut short is left out."""
+        records = []
+        for line in self.path.read_text().splitlines() if self.path.exists() else []:
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                continue
+        return records
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add a record; readers see it at once."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def cut_back(self, step: int) -> None:
+        """Drop the records after `step`."""
+        kept = [json.dumps(r) + "\n" for r in self.records() if r["step"] <= step]
+        write_file(self.path, "".join(kept).encode())
+
+    def best_steps(self, k: int) -> list[int]:
+        """The steps of the k lowest validation losses."""
+        validated = [(r["val_loss"], r["step"]) for r in self.records() if "val_loss" in r]
+        return [step for _, step in sorted(validated)[:k]]

@@ -1,0 +1,166 @@
+"""From what the user asked for to a run under way: new, resumed, or only checked."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from gentool.checkpoint.config import RunConfig, read_config
+from gentool.checkpoint.load import find_checkpoint, load_checkpoint
+from gentool.checkpoint.state import State
+from gentool.device import pick_device, use_bf16
+from gentool.errors import BadCheckpointError
+from gentool.protocol import Reporter
+from gentool.registry import backend_class, options_module
+from gentool.settings import Tree, build, flatten, free_keys, merge, to_tree
+from gentool.training.loop import Limits, Trainer
+from gentool.training.run import Log, check_new, check_same, create, find_state
+
+
+@dataclass
+class Plan:
+    """A training command, parsed."""
+
+    backend: str
+    recipe: str
+    tree: Tree  # the recipe's values
+    given: Tree  # the command line's, which go over them
+    recipe_given: bool  # named by the user, so that a resumed run must agree with it
+    out: Path
+    resume: str | None = None
+    overwrite: bool = False
+    init: str | None = None
+
+
+@dataclass
+class _Resolved:
+    config: Any
+    run: Path
+    state: State | None
+    run_config: RunConfig | None  # of the run that is continued
+
+
+def train(
+    plan: Plan,
+    device: str,
+    stop_at: int | None,
+    deadline: float | None,
+    reporter: Reporter,
+) -> Path:
+    """Train as planned and return the run's folder. Raises as the parts do."""
+    resolved = _resolve(plan, reporter)
+    trainer = _trainer(resolved.config, plan, device, reporter)
+    limits = Limits(stop_at, math.inf if deadline is None else deadline)
+    run = resolved.run
+    try:
+        if resolved.state and resolved.run_config:
+            run_config = resolved.run_config
+            run_config.config = to_tree(resolved.config)
+            _check_data(run_config, trainer)
+            trainer.restore(resolved.state)
+            if trainer.accelerator.is_main_process:
+                Log(run).cut_back(trainer.step)
+            reporter.info(f"resuming {run} at step {trainer.step}")
+        else:
+            run_config = _new_run_config(plan, resolved.config, trainer)
+            if plan.init:
+                _initialise(trainer, plan, reporter)
+            if trainer.accelerator.is_main_process:
+                create(run, lambda folder: trainer.save(folder, run_config))
+            reporter.info(f"new run in {run}")
+        trainer.accelerator.wait_for_everyone()
+        trainer.fit(run, run_config, limits)
+    finally:
+        trainer.loader.close()
+        trainer.accelerator.free_memory()
+    return run
+
+
+def describe(plan: Plan, device: str, reporter: Reporter) -> list[str]:
+    """What `train` would do, after checking all that can be checked without training."""
+    resolved = _resolve(plan, reporter)
+    trainer = _trainer(resolved.config, plan, device, reporter)
+    if resolved.run_config:
+        _check_data(resolved.run_config, trainer)
+    if plan.init:
+        _initialise(trainer, plan, reporter)
+    trainer.loader.close()
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    size = trainer.source.size
+    step = resolved.state.step if resolved.state else 0
+    verb = f"resume at step {step}" if resolved.state else "new run"
+    facts = {
+        "run": f"{resolved.run} ({verb})",
+        "data": f"{'endless' if size is None else size} examples, "
+        f"fingerprint {trainer.source.fingerprint}",
+        "network": f"{parameters:,} parameters",
+        "steps": f"{resolved.config.train.steps - step} of {trainer.examples_per_step} examples",
+        "device": f"{trainer.accelerator.device}, {trainer.accelerator.mixed_precision}",
+        "each state": f"about {4 * 4 * parameters / 1e6:.0f} MB on disk",
+    }
+    lines = [f"{name}: {value}" for name, value in facts.items()]
+    return lines + [f"{k} = {json.dumps(v)}" for k, v in flatten(to_tree(resolved.config)).items()]
+
+
+def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
+    """The configuration and, for a resumed run, where it goes on. Touches no file."""
+    config_class = options_module(plan.backend).Config
+    found = find_state(plan.out, plan.resume, reporter.info) if plan.resume else None
+    if found is None:
+        config = build(config_class, merge(plan.tree, plan.given))
+        check_new(plan.out, plan.overwrite)
+        return _Resolved(config, plan.out, None, None)
+    run, state = found
+    saved = read_config(run)
+    if saved.backend != plan.backend:
+        raise BadCheckpointError(f"{run} is a {saved.backend} run, not {plan.backend}")
+    base = plan.tree if plan.recipe_given else saved.config
+    config = build(config_class, merge(base, plan.given))
+    check_same(run, saved, to_tree(config), free_keys(config_class))
+    return _Resolved(config, run, state, saved)
+
+
+def _trainer(config: Any, plan: Plan, device: str, reporter: Reporter) -> Trainer:
+    backend = backend_class(plan.backend)(config)
+    chosen = pick_device(device)
+    bf16 = use_bf16(config.train.precision, chosen)
+    accelerator = Accelerator(cpu=chosen.type == "cpu", mixed_precision="bf16" if bf16 else "no")
+    return Trainer(backend, config, accelerator, reporter)
+
+
+def _new_run_config(plan: Plan, config: Any, trainer: Trainer) -> RunConfig:
+    source = trainer.source
+    data = {
+        "fingerprint": source.fingerprint,
+        "size": source.size,
+        "labels": list(source.labels),
+    }
+    return RunConfig(plan.backend, plan.recipe, to_tree(config), data)
+
+
+def _check_data(run_config: RunConfig, trainer: Trainer) -> None:
+    """The data must be those the run was started on: the order of examples depends on them."""
+    if trainer.source.fingerprint != run_config.data["fingerprint"]:
+        raise BadCheckpointError(
+            f"the data have changed since the run was started (fingerprint "
+            f"{trainer.source.fingerprint}, was {run_config.data['fingerprint']})",
+            "put them back, or start a new run with --init",
+        )
+
+
+def _initialise(trainer: Trainer, plan: Plan, reporter: Reporter) -> None:
+    """Weights of another checkpoint, for training on in a new run."""
+    assert plan.init
+    loaded = load_checkpoint(find_checkpoint(plan.init, plan.backend), plan.backend)
+    try:
+        trainer.model.load_state_dict(loaded.network.state_dict())
+        trainer.ema.module.load_state_dict(loaded.network.state_dict())
+    except RuntimeError:
+        raise BadCheckpointError(
+            f"--init {plan.init}: its network has another shape",
+            f"its model section is {loaded.run_config.config['model']}",
+        ) from None
+    reporter.info(f"weights of {loaded.folder} (step {loaded.step})")

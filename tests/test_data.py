@@ -1,0 +1,523 @@
+"""Image data: sources, decoding, order, loading, checking."""
+
+import io
+import json
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from gentool import render
+from gentool.data.check import Report, scan
+from gentool.data.config import ImageData
+from gentool.data.decode import decode, fit
+from gentool.data.images import open_images
+from gentool.data.loader import Loader
+from gentool.data.sheet import contact_sheet, describe
+from gentool.data.source import Example
+from gentool.data.stream import Stream
+from gentool.errors import (
+    BadDataError,
+    MachineError,
+    NotFoundError,
+    UsageError,
+)
+from gentool.rng import generator
+from gentool.settings import build
+
+CIFAR = Path(__file__).parents[2] / "shared/data/cifar10/train.parquet"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """A cache of `datasets` that is the test's own."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+    return folder
+
+
+def encoded(pixels, form="PNG", **options) -> bytes:
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def picture(seed: int, height: int = 32, width: int = 32) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def classes(folder: Path, per_class: int = 3) -> Path:
+    """cat/0.png, ... and dog/0.png, ...; picture number n has seed n."""
+    for c, name in enumerate(("cat", "dog")):
+        for i in range(per_class):
+            write(folder / name / f"{i}.png", encoded(picture(per_class * c + i)))
+    return folder
+
+
+def parquet(path: Path, columns: dict) -> str:
+    pq.write_table(pa.table(columns), path)
+    return str(path)
+
+
+class Listed:
+    """A source in memory; the indices in `bad` cannot be read."""
+
+    labels: tuple[str, ...] = ()
+    fingerprint = "listed"
+
+    def __init__(self, size, bad=()):
+        self.size = size
+        self.bad = set(bad)
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise BadDataError(f"record {index}: damaged")
+        return Example(f"record {index}", np.full((4, 4, 3), index % 256, dtype=np.uint8))
+
+
+def loader_of(source, seed=0, cursor=None, report=lambda message: None, **config):
+    config = ImageData(image_size=4, **config)
+    loader = Loader(source, config, Stream(source, seed), seed, report)
+    if cursor:
+        loader.seek(cursor)
+    return loader
+
+
+# Configuration
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"split": "tst"}, "did you mean 'test'?"),
+        ({"crop": "middle"}, "crop"),
+        ({"on_error": "ignore"}, "on_error"),
+        ({"channels": 4}, "channels"),
+        ({"image_size": 0}, "image_size"),
+        ({"workers": 0}, "workers"),
+        ({"spec": ""}, "spec"),
+        ({"spec": "photos", "split": "test"}, "split"),
+    ],
+)
+def test_a_bad_value_is_named(values, named):
+    with pytest.raises(UsageError) as caught:
+        build(ImageData, values)
+    assert named in f"{caught.value} {caught.value.hint}"
+
+
+# Sources
+
+
+def test_folder_of_classes(tmp_path):
+    source = open_images(ImageData(spec=(str(classes(tmp_path / "a[1] b")),)))
+    assert (source.size, source.labels) == (6, ("cat", "dog"))
+    example = source[4]
+    assert (example.key, example.label, example.caption) == ("dog/1.png", 1, "")
+    assert np.array_equal(example.image, picture(4))
+
+
+def test_folder_with_captions(tmp_path):
+    classes(tmp_path)
+    rows = [{"file_name": "dog/1.png", "text": "a dog"}, {"file_name": "no.png", "text": "gone"}]
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = open_images(ImageData(spec=(str(tmp_path),)))
+    assert (source.size, source[0].key, source[0].caption) == (2, "dog/1.png", "a dog")
+    with pytest.raises(BadDataError, match="^no.png: no such file"):
+        source[1]
+    listed = (tmp_path / "metadata.jsonl").read_text()
+    (tmp_path / "metadata.jsonl").write_text(listed.replace("a dog", "my pet"))
+    edited = open_images(ImageData(spec=(str(tmp_path),)))
+    assert edited[0].caption == "my pet"
+    assert edited.fingerprint != source.fingerprint
+
+
+def test_metadata_cannot_name_files_outside(tmp_path):
+    classes(tmp_path / "in")
+    write(tmp_path / "secret.png", encoded(picture(0)))
+    (tmp_path / "in/metadata.csv").write_text("file_name,text\n../secret.png,x\n")
+    with pytest.raises(BadDataError, match="Invalid metadata file_name"):
+        open_images(ImageData(spec=(str(tmp_path / "in"),)))
+
+
+def test_folder_is_the_same_elsewhere_and_changes_are_noticed(tmp_path):
+    def fingerprint(folder):
+        return open_images(ImageData(spec=(str(folder),))).fingerprint
+
+    first, second = classes(tmp_path / "first"), classes(tmp_path / "second")
+    before = fingerprint(first)
+    assert before == fingerprint(second)
+    write(first / "cat/0.png", encoded(picture(99, 31)))
+    after = open_images(ImageData(spec=(str(first),)))
+    assert after.fingerprint != before
+    assert np.array_equal(after[0].image, picture(99, 31))
+    (first / "cat/1.png").unlink()
+    assert open_images(ImageData(spec=(str(first),))).size == 5
+
+
+def test_parquet(tmp_path):
+    data = [encoded(picture(i)) for i in range(4)]
+    captions = ["one", None, "three", "four"]
+    columns = {
+        "id": [b"x"] * 4,
+        "photo": [{"bytes": d, "path": "/etc/passwd"} for d in data],
+        "text": captions,
+        "label": [7, 3, None, 7],
+    }
+    parquet(tmp_path / "a.parquet", columns)
+    parquet(tmp_path / "b.parquet", columns)
+    source = open_images(ImageData(spec=(str(tmp_path / "[ab].parquet"),)))
+    assert (source.size, source.labels) == (8, ("3", "7"))
+    assert [source[i].label for i in range(4)] == [1, 0, None, 1]
+    assert [source[i].caption for i in range(4)] == ["one", "", "three", "four"]
+    assert source[6].key == "b.parquet row 2"
+    assert np.array_equal(source[6].image, picture(2))
+
+    one = open_images(ImageData(spec=(str(tmp_path / "a.parquet"),)))
+    (tmp_path / "away").mkdir()
+    moved = parquet(tmp_path / "away/c.parquet", columns)
+    assert (
+        one.fingerprint == open_images(ImageData(spec=(moved,))).fingerprint != source.fingerprint
+    )
+
+
+def test_parquet_of_binary_and_what_it_cannot_be(tmp_path):
+    path = tmp_path / "x.parquet"
+    data = encoded(picture(1))
+    spec = parquet(path, {"jpg": [data, None], "kind": ["b", "a"], "n": [1.5, 2.5]})
+    source = open_images(ImageData(spec=(spec,), label_column="kind"))
+    assert (source.labels, source[0].label) == (("a", "b"), 1)
+    with pytest.raises(BadDataError, match="^x.parquet row 1: no image bytes"):
+        source[1]
+    with pytest.raises(BadDataError, match="no column 'kin'") as caught:
+        open_images(ImageData(spec=(spec,), label_column="kin"))
+    assert caught.value.hint == "did you mean 'kind'?"
+    with pytest.raises(BadDataError, match="'n' does not hold labels"):
+        open_images(ImageData(spec=(spec,), label_column="n"))
+    with pytest.raises(BadDataError, match="'n' does not hold images"):
+        open_images(ImageData(spec=(spec,), image_column="n"))
+    parquet(path, {"a": [data], "b": [data]})
+    with pytest.raises(BadDataError, match="several columns could be the image: a, b"):
+        open_images(ImageData(spec=(spec,)))
+    parquet(path, {"kind": ["b"], "n": [1]})
+    with pytest.raises(BadDataError, match="columns are kind, n"):
+        open_images(ImageData(spec=(spec,)))
+    parquet(path, {"jpg": pa.array([], pa.binary())})
+    with pytest.raises(BadDataError, match="no rows"):
+        open_images(ImageData(spec=(spec,)))
+    path.write_bytes(b"PAR1 but not really PAR1")
+    with pytest.raises(BadDataError, match="not a readable parquet file"):
+        open_images(ImageData(spec=(spec,)))
+
+
+def test_parquet_with_a_damaged_page(tmp_path, capfd):
+    spec = parquet(tmp_path / "x.parquet", {"jpg": [encoded(picture(i)) for i in range(9)]})
+    data = bytearray(Path(spec).read_bytes())
+    data[4:200] = bytes(196)
+    Path(spec).write_bytes(data)
+    with pytest.raises(BadDataError, match="cannot be read"):
+        open_images(ImageData(spec=(spec,)))
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not CIFAR.exists(), reason="no CIFAR-10 here")
+def test_cifar_quietly():
+    code = (
+        "from gentool.data.config import ImageData; from gentool.data.images import open_images\n"
+        "s = open_images(ImageData(spec=(__import__('sys').argv[1],))); e = s[49_999]\n"
+        "print(s.size, s.labels[:2], e.image.shape, e.label, e.key)"
+    )
+    command = [sys.executable, "-c", code, str(CIFAR)]
+    root = Path(__file__).parents[1]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("50000 ('airplane', 'automobile') (32, 32, 3)")
+    assert done.stdout.endswith("train.parquet row 49999\n")
+
+
+def test_what_is_not_image_data(tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(BadDataError, match="no images in") as caught:
+        open_images(ImageData(spec=(str(tmp_path),)))
+    assert ".png" in caught.value.hint
+    for spec in ("shard-{0..9}.tar", "x.jsonl", "hf:cifar10", str(tmp_path / "notes.txt")):
+        with pytest.raises(UsageError, match="not a kind of image data"):
+            open_images(ImageData(spec=(spec,)))
+    for spec in ("nowhere", "nowhere.parquet"):
+        with pytest.raises(NotFoundError):
+            open_images(ImageData(spec=(spec,)))
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    classes(tmp_path / "images")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "file/cache")
+    with pytest.raises(MachineError, match="cannot write the data cache"):
+        open_images(ImageData(spec=(str(tmp_path / "images"),)))
+
+
+def test_scenes():
+    source = open_images(ImageData(split="test"))
+    assert source.size is None
+    assert source[3].image.shape == (32, 32, 3)
+    assert source.fingerprint != open_images(ImageData()).fingerprint
+
+
+# Decoding
+
+
+def test_damaged_files_are_named(tmp_path):
+    whole = encoded(picture(0))
+    write(tmp_path / "cat/cut.png", whole[: len(whole) // 2])
+    write(tmp_path / "dog/text.jpg", b"<html>404</html>")
+    write(tmp_path / "dog/empty.png", b"")
+    source = open_images(ImageData(spec=(str(tmp_path),)))
+    for i, message in enumerate(("^cat/cut.png: dam", "^dog/empty.png: not", "^dog/text.jpg: not")):
+        with pytest.raises(BadDataError, match=message):
+            source[i]
+    for form in ("JPEG", "WEBP", "BMP"):
+        data = encoded(picture(0), form)
+        assert decode(data, "k").shape == (32, 32, 3)
+        with pytest.raises(BadDataError, match="^k: damaged"):
+            decode(data[: len(data) * 2 // 3], "k")
+    with pytest.raises(BadDataError, match="not a PNG"):
+        decode(encoded(picture(0), "GIF"), "k")
+
+
+@pytest.mark.filterwarnings("error")  # as gentool.data.decode has it outside pytest
+@pytest.mark.parametrize("side", [9_000, 12_000, 100_000])
+def test_decompression_bomb(side):
+    def chunk(name: bytes, data: bytes) -> bytes:
+        body = name + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0"))
+    with pytest.raises(BadDataError, match="^k: more than 64 million pixels"):
+        decode(bomb, "k")
+
+
+def test_modes_become_grey_or_rgb():
+    grey = np.array([[0, 100, 255]], dtype=np.uint8)
+    assert decode(encoded(grey), "k")[:, :, 0].tolist() == [[0, 100, 255]]
+    wide = np.array([[0, 25_700, 65_535]], dtype=np.uint16)
+    assert decode(encoded(wide), "k")[:, :, 0].tolist() == [[0, 100, 255]]
+    bits = Image.fromarray(grey).convert("1", dither=Image.Dither.NONE)
+    assert decode(encoded(bits), "k")[:, :, 0].tolist() == [[0, 0, 255]]
+
+    clear = np.array([[[10, 20, 30, 0], [10, 20, 30, 255], [0, 0, 0, 51]]], dtype=np.uint8)
+    assert decode(encoded(clear), "k").tolist() == [[[255] * 3, [10, 20, 30], [204] * 3]]
+    assert decode(encoded(Image.fromarray(grey).convert("LA")), "k").shape == (1, 3, 1)
+
+    palette = Image.fromarray(grey)
+    palette.putpalette([v for i in range(256) for v in (i, 0, 0)])
+    assert decode(encoded(palette), "k")[0, 1].tolist() == [100, 0, 0]
+    assert decode(encoded(palette, transparency=100), "k")[0, 1].tolist() == [255] * 3
+
+    red = Image.new("CMYK", (8, 8), (0, 255, 255, 0))
+    assert np.abs(decode(encoded(red, "JPEG"), "k").astype(int) - [255, 0, 0]).max() < 10
+
+
+def test_exif_orientation():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored turned by 90 degrees
+    assert decode(encoded(picture(0, 2, 8), "JPEG", exif=exif), "k").shape == (8, 2, 3)
+
+
+# Fitting
+
+
+def test_fit_keeps_what_fits_and_averages_what_does_not():
+    image = picture(0)
+    assert np.array_equal(fit(image, ImageData(), None), image)
+    blocks = picture(1).repeat(3, 0).repeat(3, 1)
+    assert np.array_equal(fit(blocks, ImageData(), None), picture(1))
+    wide = np.concatenate([np.zeros_like(image), image, np.zeros_like(image)], axis=1)
+    assert np.array_equal(fit(wide, ImageData(), None), image)
+    assert fit(np.zeros((1, 50_000, 3), np.uint8), ImageData(image_size=999), None).any() == 0
+    grey = fit(image[:, :, :1], ImageData(channels=3), None)
+    assert np.array_equal(grey[:, :, 0], grey[:, :, 2])
+    assert fit(image, ImageData(channels=1, image_size=7), None).shape == (7, 7, 1)
+
+
+def test_flip_and_crop_come_from_the_generator():
+    config = ImageData(flip=True, crop="random")
+    image = picture(0, 32, 64)
+    results = [fit(image, config, generator(i)) for i in range(40)]
+    assert all(np.array_equal(r, fit(image, config, generator(i))) for i, r in enumerate(results))
+    assert len({r.tobytes() for r in results}) > 20
+    flips = [fit(picture(0), ImageData(flip=True), generator(i)) for i in range(40)]
+    assert 8 < sum(np.array_equal(f, picture(0)[:, ::-1]) for f in flips) < 32
+
+    after = set()
+    for case, shape in ((config, (32, 64)), (config, (32, 32)), (ImageData(), (9, 9))):
+        rng = generator("after")
+        fit(picture(0, *shape), case, rng)
+        after.add(torch.rand((), generator=rng).item())
+    assert len(after) == 1
+
+
+# Order
+
+
+def test_stream_visits_every_record_once_an_epoch():
+    pairs = Stream(Listed(7), seed=1).next(21)
+    epochs = [[i for e, i in pairs if e == epoch] for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert pairs != Stream(Listed(7), seed=2).next(21)
+    assert Stream(Listed(None), seed=1).next(3) == [(0, 0), (0, 1), (0, 2)]
+
+
+@pytest.mark.parametrize("size", [7, None])
+def test_stream_goes_on_from_any_cursor(size):
+    whole = Stream(Listed(size), seed=1).next(20)
+    for cut in range(20):
+        first, second = Stream(Listed(size), 1), Stream(Listed(size), 1)
+        first.next(cut)
+        second.seek(json.loads(json.dumps(first.cursor)))
+        assert second.next(20 - cut) == whole[cut:]
+
+
+@pytest.mark.parametrize("size", [7, None])
+def test_two_ranks_share_one_order(size):
+    ranks = [Stream(Listed(size), 1, rank, world=2) for rank in range(2)]
+    shares = [[*rank.next(3), *rank.next(7)] for rank in ranks]
+    together = [pair for both in zip(*shares, strict=True) for pair in both]
+    assert together == Stream(Listed(size), 1).next(20)
+    assert ranks[0].cursor == ranks[1].cursor
+
+
+# Loading
+
+
+def test_loader_keeps_the_order_and_resumes():
+    source = Listed(11)
+    order = Stream(source, 0).next(30)
+    whole = loader_of(source, workers=4)
+    batches = [whole.next(5) for _ in range(6)]
+    assert [(x.epoch, x.index) for batch in batches for x in batch] == order
+    first = batches[0][0]
+    assert (first.image.shape, first.image.dtype) == ((3, 4, 4), torch.float32)
+    assert torch.equal(first.image, torch.full((3, 4, 4), first.index / 127.5 - 1))
+    whole.close()
+
+    cut = loader_of(source)
+    cut.next(5)
+    cut.next(3)
+    cursor = json.loads(json.dumps(cut.cursor))
+    assert cursor == {"epoch": 0, "shard": 0, "window": 0, "offset": 8, "seen": 8, "skipped": 0}
+    cut.close()
+    again = loader_of(source, cursor=cursor)
+    rest = again.next(22)
+    assert [(x.epoch, x.index) for x in rest] == order[8:]
+    draws = [[torch.randn((), generator=x.rng) for x in xs] for xs in (rest[-5:], batches[5])]
+    assert draws[0] == draws[1]
+    again.seek(cursor)
+    assert [(x.epoch, x.index) for x in again.next(4)] == order[8:12]
+    again.close()
+
+
+def test_loader_stops_at_a_bad_record():
+    loader = loader_of(Listed(8, bad=[3]))
+    with pytest.raises(BadDataError, match="^record 3: damaged"):
+        loader.next(8)
+    loader.close()
+
+
+def test_loader_skips_and_counts():
+    told: list[str] = []
+    source = Listed(200, bad=[3, 199])
+    loader = loader_of(source, on_error="skip", workers=4, report=told.append)
+    got = [x.index for x in loader.next(200)]
+    expected = [i for _, i in Stream(source, 0).next(200)]
+    assert got == [{3: 4, 199: 0}.get(i, i) for i in expected]
+    assert (loader.skipped, loader.cursor["skipped"], loader.cursor["offset"]) == (2, 2, 0)
+    assert sorted(told) == ["skipped: record 199: damaged", "skipped: record 3: damaged"]
+    loader.next(600)
+    assert len(told) == 5
+    loader.close()
+
+
+@pytest.mark.parametrize("bad", [range(3), range(0, 200, 2)])
+def test_loader_skips_only_so_many(bad):
+    loader = loader_of(Listed(200, bad=bad), on_error="skip")
+    loader.next(999)
+    with pytest.raises(BadDataError, match="of 1000 records cannot be read, more than 1 %"):
+        loader.next(1)
+    loader.close()
+
+
+@pytest.mark.parametrize("size", [5, None])
+def test_loader_gives_up_when_nothing_can_be_read(size):
+    loader = loader_of(Listed(size, bad=range(5000)), on_error="skip")
+    with pytest.raises(BadDataError, match="records in a row cannot be read"):
+        loader.next(1)
+    loader.close()
+
+
+# Looking
+
+
+def test_check_finds_what_is_wrong(tmp_path):
+    classes(tmp_path)
+    whole = encoded(picture(0))
+    write(tmp_path / "dog/8: cut.png", whole[:-200])
+    write(tmp_path / "dog/9.png", encoded(picture(0)[:20, :, 0]))
+    write(tmp_path / "dog/a.png", encoded(Image.new("RGBA", (40, 40))))
+    config = ImageData(spec=(str(tmp_path),))
+    report = Report()
+    problems = list(scan(open_images(config), config, report))
+    assert report.bad == problems and report.n == 9
+    [problem] = problems
+    assert problem.key == "dog/8: cut.png" and problem.reason.startswith("damaged image")
+    assert report.sizes == {"32x32": 6, "32x20": 1, "40x40": 1}
+    assert report.modes == {"RGB": 6, "L": 1, "RGBA": 1}
+    assert report.labels == {"cat": 3, "dog": 5}
+    notes = "\n".join(report.notes)
+    for part in ("1 of 8 images are grey", "1 images have transp", "1 images are smaller than 32"):
+        assert part in notes
+
+
+def test_check_of_scenes_looks_at_the_first_few():
+    config, report = ImageData(image_size=64), Report()
+    assert list(scan(open_images(config), config, report, num=5)) == []
+    assert (report.n, report.sizes, report.small) == (5, {"32x32": 5}, 5)
+
+
+def test_contact_sheet_and_lines():
+    examples = [Example("k", picture(0), "a \x1b[31mdog", 1), Example("k", picture(1, 300, 100))]
+    sheet = contact_sheet([17, 18], examples, columns=2)
+    assert sheet.size == (2 * 132 + 4, 14 + 132 + 4)
+    enlarged = np.asarray(sheet)[18 : 18 + 128, 4 : 4 + 128]
+    assert np.array_equal(enlarged, picture(0).repeat(4, 0).repeat(4, 1))
+    assert describe(17, examples[0], ("cat", "dog")) == "17  dog  a  [31mdog"
+
+
+def test_render():
+    pixels = np.stack([picture(i) for i in range(5)])
+    x = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
+    assert np.array_equal(render.to_uint8(x), pixels)
+    assert render.to_uint8(torch.tensor([-9.0, 9.0, 0.0]).reshape(1, 1, 1, 3)).ravel().tolist() == [
+        0,
+        255,
+        128,
+    ]
+    sheet = np.asarray(render.grid(pixels))
+    assert sheet.shape == (2 * 34 - 2, 3 * 34 - 2, 3)
+    assert np.array_equal(sheet[34:, 34:66], pixels[4])
+    assert render.grid(pixels[:, :, :, :1], columns=5).mode == "L"
