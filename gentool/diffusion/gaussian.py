@@ -27,6 +27,7 @@ class Gaussian:
         self.alpha_bar_prev = torch.cat([one, self.alpha_bar[:-1]])
         # Eq. 7. The first posterior variance is 0: at t = 0 the posterior is x_0 itself.
         self.beta_tilde = betas * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
+        self.snr = self.alpha_bar / (1 - self.alpha_bar)
         self.mu_x_0 = self.alpha_bar_prev.sqrt() * betas / (1 - self.alpha_bar)
         self.mu_x_t = self.alpha.sqrt() * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
 
@@ -64,6 +65,16 @@ class Gaussian:
             at(self.alpha_bar.rsqrt(), t, x_t) * x_t
             - at((1 / self.alpha_bar - 1).sqrt(), t, x_t) * eps
         )
+
+    def v(self, x_0: Tensor, t: Tensor | int, eps: Tensor) -> Tensor:
+        """v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans & Ho 2022, section 4)."""
+        return (
+            at(self.alpha_bar.sqrt(), t, x_0) * eps - at((1 - self.alpha_bar).sqrt(), t, x_0) * x_0
+        )
+
+    def x_0_from_v(self, x_t: Tensor, t: Tensor | int, v: Tensor) -> Tensor:
+        """The x_0 that x_t came from if its v was v. [B, ...]"""
+        return at(self.alpha_bar.sqrt(), t, x_t) * x_t - at((1 - self.alpha_bar).sqrt(), t, x_t) * v
 
     def eps_from_x_0(self, x_t: Tensor, t: Tensor | int, x_0: Tensor) -> Tensor:
         """The noise in x_t if it came from x_0 (Eq. 4 solved for eps). [B, ...]"""

@@ -30,6 +30,13 @@ class DiffusionConfig:
 
     T: int = setting(1000, "steps of the forward chain", low=1)
     schedule: str = setting("linear", "noise schedule", choices=("linear", "cosine"))
+    prediction: str = setting("eps", "what the network returns", choices=("eps", "x_0", "v"))
+    loss: str = setting(
+        "eps", "whose squared error is minimised; eps = L_simple", choices=("eps", "x_0", "v")
+    )
+    snr_limit: float = setting(
+        0.0, "cap on the loss's weight per noise level (Min-SNR); 0 = none", low=0.0
+    )
 
 
 @dataclass

@@ -41,7 +41,17 @@ class Backend:
         return {"x_0": x_0, "t": rng.integers(self.chain.T), "eps": rng.normal(*self.shape)}
 
     def loss(self, network: Callable[..., Tensor], batch: Batch) -> Tensor:
-        return training_loss(network, batch["x_0"], batch["t"], batch["eps"], self.chain)
+        diffusion = self.config.diffusion
+        return training_loss(
+            network,
+            batch["x_0"],
+            batch["t"],
+            batch["eps"],
+            self.chain,
+            prediction=diffusion.prediction,
+            loss=diffusion.loss,
+            snr_limit=diffusion.snr_limit,
+        )
 
     def preview(
         self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
@@ -66,7 +76,7 @@ class Backend:
         network.eval()
         device = next(network.parameters()).device
         chain = self.chain.respaced(sample.steps)
-        predict = predict_x_0(network, chain)
+        predict = predict_x_0(network, chain, self.config.diffusion.prediction)
         x_T = rng.normal(*self.shape).to(device)
         scale = sample.noise_scale
         if sample.sampler == "ddim":
