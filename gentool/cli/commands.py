@@ -12,7 +12,15 @@ import typer
 from gentool.cli.console import console
 
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", envvar="GENTOOL_QUIET", help="Results and errors only.")
+    bool,
+    typer.Option(
+        "--quiet",
+        "-q",
+        envvar="GENTOOL_QUIET",
+        show_envvar=False,
+        metavar=" ",
+        help="Results and errors only.",
+    ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", hidden=True, help="Tracebacks.")]
 

@@ -35,7 +35,7 @@ def check(
             metavar="N",
             min=1,
             show_default=False,
-            help="Look at the first N records only. [default: all; 1000 of scenes]",
+            help="Look at the first N records only. (default: all; 1000 of scenes)",
         ),
     ] = None,
     assign: Assign = None,

@@ -33,7 +33,7 @@ def evaluate(
         typer.Option(
             "--metric",
             metavar="NAME",
-            help="What to measure; repeatable. [default: all that fit the data]",
+            help="What to measure; repeatable. (default: all that fit the data)",
             show_default=False,
         ),
     ] = None,
@@ -41,7 +41,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="SPEC",
-            help="Data to measure against. [default: what the run held out]",
+            help="Data to measure against. (default: what the run held out)",
             show_default=False,
         ),
     ] = None,

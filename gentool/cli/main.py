@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from gentool import __version__
 from gentool.cli import data, demo, doctor, evaluate, inspect, listing, sample, train
@@ -18,7 +19,18 @@ from gentool.errors import GentoolError
 # library's classes; the base of an exported class is the right one in either case.
 _TyperUsageError: Any = typer.BadParameter.__mro__[1]
 
+ORDER = ("demo", "train", "sample", "eval", "data", "list", "inspect", "doctor")
+
+
+class Verbs(TyperGroup):
+    """The verbs in the order in which a newcomer needs them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return sorted(super().list_commands(ctx), key=ORDER.index)
+
+
 app = typer.Typer(
+    cls=Verbs,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,

@@ -20,19 +20,31 @@ Checkpoint = Annotated[
         "-c",
         metavar="DIR|NAME",
         envvar="GENTOOL_CHECKPOINT",
-        help="Checkpoint folder, or the name of a shipped one. [default: BACKEND-scenes]",
+        show_envvar=False,
+        help="Checkpoint folder, or the name of a shipped one. (default: BACKEND-scenes)",
         autocompletion=starting_with(lambda: list(shipped("checkpoints"))),
         show_default=False,
     ),
 ]
 Seed = Annotated[
     int,
-    typer.Option("--seed", "-s", metavar="N", envvar="GENTOOL_SEED", help="Seed of all draws."),
+    typer.Option(
+        "--seed",
+        "-s",
+        metavar="N",
+        envvar="GENTOOL_SEED",
+        show_envvar=False,
+        help="Seed of all draws.",
+    ),
 ]
 Device = Annotated[
     str,
     typer.Option(
-        "--device", metavar="auto|cpu|cuda|mps", envvar="GENTOOL_DEVICE", help="Where to compute."
+        "--device",
+        metavar="auto|cpu|cuda|mps",
+        envvar="GENTOOL_DEVICE",
+        show_envvar=False,
+        help="Where to compute.",
     ),
 ]
 Precision = Annotated[
@@ -41,7 +53,8 @@ Precision = Annotated[
         "--precision",
         metavar="auto|fp32|bf16",
         envvar="GENTOOL_PRECISION",
-        help="Arithmetic. [default: fp32 on a CPU, else auto]",
+        show_envvar=False,
+        help="Arithmetic. (default: fp32 on a CPU, else auto)",
         show_default=False,
     ),
 ]
@@ -49,4 +62,4 @@ BatchSize = Annotated[
     int,
     typer.Option("--batch-size", "-b", metavar="N", min=1, help="Samples computed at a time."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="One JSON record per line.")]
+Json = Annotated[bool, typer.Option("--json", metavar=" ", help="One JSON record per line.")]

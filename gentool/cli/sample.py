@@ -35,7 +35,7 @@ def sample(
             "-o",
             metavar="PATH|-",
             help="x.png: a grid; dir/: a PNG each; x.npy: float32 [N, C, H, W] in [-1, 1]; "
-            "-: the grid to standard output. [default: a new PNG here]",
+            "-: the grid to standard output. (default: a new PNG here)",
             show_default=False,
         ),
     ] = None,

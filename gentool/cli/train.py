@@ -23,7 +23,7 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="What to train. [default: {backend}-scenes]",
+            help="What to train. (default: BACKEND-scenes)",
             show_default=False,
             autocompletion=options.starting_with(lambda: list(shipped("recipes"))),
         ),
@@ -48,7 +48,7 @@ def train(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="The run's folder. [default: runs/RECIPE]", show_default=False
+            metavar="DIR", help="The run's folder. (default: runs/RECIPE)", show_default=False
         ),
     ] = None,
     resume: Annotated[
@@ -60,7 +60,9 @@ def train(
             show_default=False,
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the run in --out.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", metavar=" ", help="Replace the run in --out.")
+    ] = False,
     init: Annotated[
         str | None,
         typer.Option(
@@ -69,7 +71,7 @@ def train(
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Steps in all. [default: the recipe's]", show_default=False),
+        typer.Option(metavar="N", help="Steps in all. (default: the recipe's)", show_default=False),
     ] = None,
     stop_at: Annotated[
         int | None,
@@ -90,8 +92,9 @@ def train(
             "-s",
             metavar="N",
             envvar="GENTOOL_SEED",
+            show_envvar=False,
             show_default=False,
-            help="Seed of everything random. [default: the recipe's]",
+            help="Seed of everything random. (default: the recipe's)",
         ),
     ] = None,
     device: options.Device = "auto",
@@ -100,12 +103,16 @@ def train(
         typer.Option(
             metavar="auto|fp32|bf16",
             envvar="GENTOOL_PRECISION",
+            show_envvar=False,
             show_default=False,
-            help="Arithmetic. [default: the recipe's]",
+            help="Arithmetic. (default: the recipe's)",
         ),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, print the settings, train nothing.")
+        bool,
+        typer.Option(
+            "--dry-run", metavar=" ", help="Check everything, print the settings, train nothing."
+        ),
     ] = False,
 ) -> None:
     """Train a {backend} model.
