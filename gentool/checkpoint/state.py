@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from gentool.checkpoint.atomic import sync
-from gentool.checkpoint.weights import load_tensors
+from gentool.checkpoint.weights import load_tensors, save_tensors
 from gentool.errors import BadCheckpointError, MachineError
 from gentool.settings import Tree
 
@@ -41,8 +40,7 @@ def write_state(run: Path, state: State) -> Path:
     try:
         beside.mkdir()
         for stem, tensors in state.tensors.items():
-            plain = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-            save_file(plain, beside / f"{stem}.safetensors")
+            save_tensors(tensors, beside / f"{stem}.safetensors")
         (beside / "state.json").write_text(json.dumps(state.values, indent=1) + "\n")
         digests = {path.name: _digest(path) for path in sorted(beside.iterdir())}
         manifest = {"step": state.step, "sha256": digests}

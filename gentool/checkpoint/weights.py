@@ -22,16 +22,14 @@ from gentool.settings import Tree
 
 def write_weights(folder: Path, tensors: Mapping[str, Tensor], step: int, config: Tree) -> None:
     """Replace `folder/model.safetensors` by one rename."""
-    # Plain layout: safetensors stores no strides.
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {
         "format": "pt",
         "step": str(step),
-        "tensors_sha256": tensors_hash(plain),
+        "tensors_sha256": tensors_hash(tensors),
         "model_sha256": section_hash(config["model"]),
         "tokenizer_sha256": "none",
     }
-    write_file(folder / "model.safetensors", lambda path: save_file(plain, path, metadata))
+    write_file(folder / "model.safetensors", lambda path: save_tensors(tensors, path, metadata))
 
 
 def read_weights(folder: Path, config: Tree) -> tuple[dict[str, Tensor], int]:
@@ -64,6 +62,23 @@ def read_weights(folder: Path, config: Tree) -> tuple[dict[str, Tensor], int]:
     return tensors, step
 
 
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file; the same tensors and metadata give the same bytes."""
+    # Plain layout: safetensors stores no strides.
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, path, metadata)
+    if metadata:  # safetensors writes it in an order that changes from call to call
+        with path.open("r+b") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size))
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+            text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+            file.seek(8)
+            file.write(text.ljust(size))
+
+
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors of a safetensors file and its header's metadata. Raises BadCheckpointError."""
     try:
@@ -79,7 +94,8 @@ def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        flat = tensor.detach().cpu().contiguous().view(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
