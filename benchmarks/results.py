@@ -1,0 +1,49 @@
+"""`results.jsonl`: one line per figure, with what it takes to get it again."""
+
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results.jsonl"
+
+
+def append(name: str, command: str, figures: list[dict[str, Any]]) -> None:
+    """Add the figures of one command under `name`; those it had before under it are replaced."""
+    kept = [line for line in read() if line["name"] != name]
+    facts = {"name": name, "command": command, "commit": commit(), "machine": machine()}
+    lines = kept + [facts | figure for figure in figures]
+    RESULTS.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+
+def read() -> list[dict[str, Any]]:
+    """All lines, oldest first."""
+    if not RESULTS.exists():
+        return []
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()]
+
+
+def commit() -> str:
+    """The commit that is measured."""
+    run = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True
+    )
+    return run.stdout.strip() or "unknown"
+
+
+def machine() -> str:
+    """Processor, cores and torch, in words."""
+    import torch
+
+    info = Path("/proc/cpuinfo")
+    models = [
+        line.partition(": ")[2]
+        for line in (info.read_text().splitlines() if info.exists() else [])
+        if line.startswith("model name")
+    ]
+    cpu = models[0] if models else platform.processor()
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{cpu}, {os.cpu_count()} cores{gpu}, torch {torch.__version__}"
