@@ -8,6 +8,7 @@ import typer
 from gentool.cli import options
 from gentool.cli.commands import add_command, group
 from gentool.cli.console import console
+from gentool.cli.options import value
 from gentool.errors import UsageError
 from gentool.evaluate.figures import Figure, check_gates, parse_gate
 from gentool.registry import BACKENDS, options_module
@@ -16,11 +17,7 @@ app = group("Measure a checkpoint, or files.")
 
 Gate = Annotated[
     list[str] | None,
-    typer.Option(
-        metavar="'METRIC>=X'",
-        help="Exit 7 unless this holds; repeatable.",
-        show_default=False,
-    ),
+    value("'METRIC>=X'", "Exit 7 unless this holds; repeatable."),
 ]
 
 
@@ -30,20 +27,11 @@ def evaluate(
     checkpoint: options.Checkpoint = None,
     metric: Annotated[
         list[str] | None,
-        typer.Option(
-            "--metric",
-            metavar="NAME",
-            help="What to measure; repeatable. (default: all that fit the data)",
-            show_default=False,
-        ),
+        value("NAME", "What to measure; repeatable. (default: all that fit the data)"),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(
-            metavar="SPEC",
-            help="Data to measure against. (default: what the run held out)",
-            show_default=False,
-        ),
+        value("SPEC", "Data to measure against. (default: what the run held out)"),
     ] = None,
     num: Annotated[
         int, typer.Option("--num", "-n", metavar="N", min=1, help="Samples and examples.")
@@ -92,9 +80,7 @@ def scenes(
     ],
     captions: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE|-", help="What picture i should show, on line i.", show_default=False
-        ),
+        value("FILE|-", "What picture i should show, on line i."),
     ] = None,
     gate: Gate = None,
     as_json: options.Json = False,

@@ -13,7 +13,7 @@ from gentool import __version__
 from gentool.cli import data, demo, doctor, evaluate, inspect, listing, sample, train
 from gentool.cli.commands import CONTEXT, add_command
 from gentool.cli.console import console
-from gentool.errors import GentoolError
+from gentool.errors import GentoolError, Interrupted, Terminated
 
 # What Typer raises for a wrong command line. It vendors Click, so `import click` would be another
 # library's classes; the base of an exported class is the right one in either case.
@@ -104,6 +104,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _report(error: Exception) -> int:
+    if isinstance(error, Interrupted | Terminated):
+        console.info(f"{error}; {error.hint}")
+        return error.exit_code
     if isinstance(error, GentoolError):
         console.error(str(error), error.hint)
         return error.exit_code

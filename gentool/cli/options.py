@@ -1,11 +1,22 @@
-"""Options that several verbs share, declared once."""
+"""Options that several verbs share, declared once, and short ways to declare others."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gentool.resources import shipped
+
+
+def value(metavar: str, help: str, *names: str, **extra: Any) -> Any:
+    """An option whose default its help tells in words (rich takes square brackets for markup)."""
+    extra.setdefault("show_default", False)
+    return typer.Option(*names, metavar=metavar, help=help, show_envvar=False, **extra)
+
+
+def flag(name: str, help: str) -> Any:
+    """An option without a value."""
+    return typer.Option(name, metavar=" ", help=help, show_default=False)
 
 
 def starting_with(names: Callable[[], list[str]]) -> Callable[[str], list[str]]:
@@ -15,51 +26,41 @@ def starting_with(names: Callable[[], list[str]]) -> Callable[[str], list[str]]:
 
 Checkpoint = Annotated[
     str | None,
-    typer.Option(
-        "--checkpoint",
-        "-c",
-        metavar="DIR|NAME",
+    value(
+        "DIR|NAME",
+        "Checkpoint folder, or the name of a shipped one. (default: BACKEND-scenes)",
+        *("--checkpoint", "-c"),
         envvar="GENTOOL_CHECKPOINT",
-        show_envvar=False,
-        help="Checkpoint folder, or the name of a shipped one. (default: BACKEND-scenes)",
         autocompletion=starting_with(lambda: list(shipped("checkpoints"))),
-        show_default=False,
     ),
 ]
 Seed = Annotated[
     int,
-    typer.Option(
-        "--seed",
-        "-s",
-        metavar="N",
-        envvar="GENTOOL_SEED",
-        show_envvar=False,
-        help="Seed of all draws.",
+    value(
+        "N", "Seed of all draws.", "--seed", "-s", envvar="GENTOOL_SEED", min=0, show_default=True
     ),
 ]
 Device = Annotated[
     str,
-    typer.Option(
+    value(
+        "auto|cpu|cuda|mps",
+        "Where to compute.",
         "--device",
-        metavar="auto|cpu|cuda|mps",
         envvar="GENTOOL_DEVICE",
-        show_envvar=False,
-        help="Where to compute.",
+        show_default=True,
     ),
 ]
 Precision = Annotated[
     str | None,
-    typer.Option(
+    value(
+        "auto|fp32|bf16",
+        "Arithmetic. (default: fp32 on a CPU, else auto)",
         "--precision",
-        metavar="auto|fp32|bf16",
         envvar="GENTOOL_PRECISION",
-        show_envvar=False,
-        help="Arithmetic. (default: fp32 on a CPU, else auto)",
-        show_default=False,
     ),
 ]
 BatchSize = Annotated[
     int,
-    typer.Option("--batch-size", "-b", metavar="N", min=1, help="Samples computed at a time."),
+    value("N", "Samples computed at a time.", "--batch-size", "-b", min=1, show_default=True),
 ]
-Json = Annotated[bool, typer.Option("--json", metavar=" ", help="One JSON record per line.")]
+Json = Annotated[bool, flag("--json", "One JSON record per line.")]

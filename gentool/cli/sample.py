@@ -8,6 +8,7 @@ import typer
 from gentool.cli import options
 from gentool.cli.commands import add_command, group
 from gentool.cli.console import console
+from gentool.cli.options import value
 from gentool.errors import UsageError
 from gentool.registry import BACKENDS, options_module
 
@@ -24,19 +25,15 @@ def sample(
     seed: options.Seed = 0,
     index: Annotated[
         int | None,
-        typer.Option(
-            metavar="I", min=0, help="Draw only sample I of the seed.", show_default=False
-        ),
+        value("I", "Draw only sample I of the seed.", min=0),
     ] = None,
     out: Annotated[
         str | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="PATH|-",
-            help="x.png: a grid; dir/: a PNG each; x.npy: float32 [N, C, H, W] in [-1, 1]; "
+        value(
+            "PATH|-",
+            "x.png: a grid; dir/: a PNG each; x.npy: float32 [N, C, H, W] in [-1, 1]; "
             "-: the grid to standard output. (default: a new PNG here)",
-            show_default=False,
+            *("--out", "-o"),
         ),
     ] = None,
     batch_size: options.BatchSize = 64,

@@ -4,11 +4,10 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from gentool.cli import options
 from gentool.cli.commands import add_command, group
 from gentool.cli.console import console
+from gentool.cli.options import flag, value
 from gentool.errors import UsageError
 from gentool.registry import BACKENDS
 from gentool.resources import read_recipe, shipped
@@ -21,98 +20,54 @@ def train(
     backend: str,
     recipe: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="What to train. (default: BACKEND-scenes)",
-            show_default=False,
+        value(
+            "NAME|FILE",
+            "What to train. (default: BACKEND-scenes)",
             autocompletion=options.starting_with(lambda: list(shipped("recipes"))),
         ),
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="SPEC",
-            help="Train on this: scenes, a folder, FILE.parquet; repeatable.",
-            show_default=False,
-        ),
+        value("SPEC", "Train on this: scenes, a folder, FILE.parquet; repeatable."),
     ] = None,
     assign: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Change one setting, e.g. train.batch_size=32; repeatable.",
-            show_default=False,
-        ),
+        value("KEY=VALUE", "Change a setting, e.g. train.batch_size=32; repeatable.", "--set"),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="The run's folder. (default: runs/RECIPE)", show_default=False
-        ),
-    ] = None,
+    out: Annotated[Path | None, value("DIR", "The run's folder. (default: runs/RECIPE)")] = None,
     resume: Annotated[
         str | None,
-        typer.Option(
-            metavar="auto|latest|PATH",
-            help="Continue a run: latest (error if there is none), auto (start where there is "
-            "none), or a run's or state's folder.",
-            show_default=False,
+        value(
+            "auto|latest|PATH",
+            "Continue a run: latest (error if there is none), auto (start where there is none), "
+            "or a run's or state's folder.",
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", metavar=" ", help="Replace the run in --out.")
-    ] = False,
-    init: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CHECKPOINT", help="Start a new run from these weights.", show_default=False
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Steps in all. (default: the recipe's)", show_default=False),
-    ] = None,
+    overwrite: Annotated[bool, flag("--overwrite", "Replace the run in --out.")] = False,
+    init: Annotated[str | None, value("CHECKPOINT", "Start a new run from these weights.")] = None,
+    steps: Annotated[int | None, value("N", "Steps in all. (default: the recipe's)")] = None,
     stop_at: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, help="Stop at this step, schedule unchanged.", show_default=False
-        ),
+        int | None, value("N", "Stop at this step, schedule unchanged.", min=1)
     ] = None,
     max_time: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME", help="Save and stop after, e.g., 90s, 20m, 3h.", show_default=False
-        ),
+        str | None, value("TIME", "Save and stop after, e.g., 90s, 20m, 3h.")
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(
-            "--seed",
-            "-s",
-            metavar="N",
+        value(
+            "N",
+            "Seed of everything random. (default: the recipe's)",
+            *("--seed", "-s"),
             envvar="GENTOOL_SEED",
-            show_envvar=False,
-            show_default=False,
-            help="Seed of everything random. (default: the recipe's)",
         ),
     ] = None,
     device: options.Device = "auto",
     precision: Annotated[
         str | None,
-        typer.Option(
-            metavar="auto|fp32|bf16",
-            envvar="GENTOOL_PRECISION",
-            show_envvar=False,
-            show_default=False,
-            help="Arithmetic. (default: the recipe's)",
-        ),
+        value("auto|fp32|bf16", "Arithmetic. (default: the recipe's)", envvar="GENTOOL_PRECISION"),
     ] = None,
     dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", metavar=" ", help="Check everything, print the settings, train nothing."
-        ),
+        bool, flag("--dry-run", "Check everything, print the settings, train nothing.")
     ] = False,
 ) -> None:
     """Train a {backend} model.
@@ -123,7 +78,7 @@ def train(
     gentool train {backend} --resume latest --max-time 20m
 
     Ctrl-C or SIGTERM saves and stops; --resume latest continues to the same bytes.
-    """  # fmt: skip
+    """
     deadline = time.monotonic() + parse_time(max_time) if max_time else None
     given = _given(data, assign, steps, seed, precision)
     if resume and (init or overwrite):
