@@ -1,6 +1,7 @@
 """Drawing samples in batches: sample i of a seed is the same whatever the batch it is in."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -16,6 +17,11 @@ def sample_settings(loaded: Loaded, given: Tree) -> Any:
     """The checkpoint's sampling defaults with `given` over them. Raises UsageError."""
     backend_sample = type(loaded.config.sample)
     return build(backend_sample, merge(loaded.run_config.config["sample"], given), "--")
+
+
+def words(settings: Any) -> str:
+    """ "steps 50, sampler ddim": sampling settings for a line or a model card."""
+    return ", ".join(f"{name} {value}" for name, value in asdict(settings).items())
 
 
 def draw_images(

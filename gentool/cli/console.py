@@ -17,7 +17,7 @@ class Console:
         self.debug = bool(os.environ.get("GENTOOL_DEBUG"))
         self._bar: Any = None
         self._task: Any = None
-        self._last = 0.0
+        self._last = time.monotonic()
 
     def result(self, line: str) -> None:
         """A line of the command's result."""
@@ -48,7 +48,7 @@ class Console:
             return
         if sys.stderr.isatty():
             self._draw_bar(done, total, fields)
-        elif time.monotonic() - self._last >= EVERY or done == total:
+        elif time.monotonic() - self._last >= EVERY:
             self._last = time.monotonic()
             text = "  ".join(f"{name} {value}" for name, value in fields.items())
             self._line(f"{done}/{total}  {text}")

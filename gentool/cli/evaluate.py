@@ -54,11 +54,11 @@ def evaluate(
         parse_gate(text)
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.evaluate.checkpoint import measure
-    from gentool.sampling import sample_settings
+    from gentool.sampling import sample_settings, words
 
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
     chosen = sample_settings(loaded, settings)
-    console.info(f"checkpoint {loaded.folder} (step {loaded.step})")
+    console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}")
     figures = measure(
         loaded,
         metric or [],

@@ -54,13 +54,13 @@ def sample(
         raise UsageError("--out - and --json both want standard output", "--out FILE with --json")
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.outputs import check_target, free_name, write_images
-    from gentool.sampling import draw_images, sample_settings
+    from gentool.sampling import draw_images, sample_settings, words
 
     if out:
         check_target(out)
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
     chosen = sample_settings(loaded, settings)
-    console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {chosen}, seed {seed}")
+    console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
     indices = range(num) if index is None else range(index, index + 1)
     batches = draw_images(
         loaded,

@@ -98,6 +98,20 @@ class Trainer:
             self._publish(run, run_config)
         self.accelerator.wait_for_everyone()
 
+    def catch_up(self, run: Path, run_config: RunConfig) -> None:
+        """After `restore`: do what a crash right after that state was written left undone."""
+        if self.accelerator.is_main_process:
+            log = Log(run)
+            log.cut_back(self.step)
+            write_weights(run, self.ema.module.state_dict(), self.step, run_config.config)
+            self._publish(run, run_config)
+            validated = any("val_loss" in r for r in log.records() if r["step"] == self.step)
+        else:
+            validated = True
+        if self.step and self._due(self.train.validate_every) and not validated:
+            self._validate(run, run_config)
+        self.accelerator.wait_for_everyone()
+
     def _publish(self, run: Path, run_config: RunConfig) -> None:
         """Bring config.json and the model card up to date with the log."""
         run_config.metrics = {"step": self.step}
@@ -139,9 +153,9 @@ class Trainer:
                 if self._due(train.save_every):
                     self.save(run, run_config)
                     saved = self.step
-                if train.validate_every and self._due(train.validate_every):
+                if self._due(train.validate_every):
                     self._validate(run, run_config)
-                if train.sample_every and self._due(train.sample_every):
+                if self._due(train.sample_every):
                     self._preview(run, request)
             if saved != self.step:
                 self.save(run, run_config)
@@ -198,7 +212,7 @@ class Trainer:
         )
 
     def _due(self, interval: int) -> bool:
-        return self.step % interval == 0 or self.step == self.train.steps
+        return interval > 0 and (self.step % interval == 0 or self.step == self.train.steps)
 
     def _asked_to_stop(self, request: StopRequest, limits: Limits) -> bool:
         asked = bool(request.number) or time.monotonic() >= limits.deadline
@@ -230,7 +244,6 @@ class Trainer:
             Log(run).append({"step": self.step, "val_loss": loss, "val_examples": n})
             self.reporter.info(f"step {self.step}: validation loss {loss:.5f}")
             self._publish(run, run_config)
-        self.accelerator.wait_for_everyone()
 
     def _preview(self, run: Path, request: StopRequest) -> None:
         """Samples for a look, from the same seed each time; given up when asked to stop."""
@@ -247,7 +260,6 @@ class Trainer:
             folder.mkdir(exist_ok=True)
             with contextlib.suppress(Enough):
                 self.backend.preview(self.ema.module, folder, f"step-{self.step:08d}", poll)
-        self.accelerator.wait_for_everyone()
 
 
 def _clock(seconds: float) -> str:

@@ -17,7 +17,7 @@ from gentool.protocol import Reporter
 from gentool.registry import backend_class, options_module
 from gentool.settings import Tree, build, flatten, free_keys, merge, to_tree
 from gentool.training.loop import Limits, Trainer
-from gentool.training.run import Log, check_new, check_same, create, find_state
+from gentool.training.run import check_new, check_same, create, find_state
 
 
 @dataclass
@@ -61,8 +61,7 @@ def train(
             run_config.config = to_tree(resolved.config)
             _check_data(run_config, trainer)
             trainer.restore(resolved.state)
-            if trainer.accelerator.is_main_process:
-                Log(run).cut_back(trainer.step)
+            trainer.catch_up(run, run_config)
             reporter.info(f"resuming {run} at step {trainer.step}")
         else:
             run_config = _new_run_config(plan, resolved.config, trainer)
