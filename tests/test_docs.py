@@ -1,0 +1,38 @@
+"""The documents say what the code does."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_tables_are_those_of_results_jsonl():
+    run = subprocess.run(
+        [sys.executable, "benchmarks/tables.py", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_every_picture_and_page_that_is_linked_exists():
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_setting_in_the_docs_exists():
+    from gentool.registry import BACKENDS, options_module
+    from gentool.settings import flatten, to_tree
+
+    known = set()
+    for backend in BACKENDS:
+        known |= flatten(to_tree(options_module(backend).Config())).keys()
+    for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
+        named = re.findall(r"\b(?:data|model|diffusion|train|sample)\.[a-z_]+\b", page.read_text())
+        wrong = {name for name in named if name not in known and not name.endswith((".md", ".py"))}
+        assert not wrong - {"train.parquet"}, f"{page.name}: {wrong}"
