@@ -119,7 +119,7 @@ def test_posterior_reproduces_q_of_the_step_before(schedule: str, steps: int) ->
     mean, variance = chain.q_posterior(one, torch.from_numpy(alpha_bar).sqrt()[:, None], t)
     of_x_t, _ = chain.q_posterior(0 * one, one, t)
     spread = variance + of_x_t.square() * torch.from_numpy(1 - alpha_bar)[:, None]
-    np.testing.assert_allclose(mean[:, 0], np.sqrt(before), rtol=1e-12)
+    np.testing.assert_allclose(mean[:, 0], np.sqrt(before), rtol=1e-11)
     # 1 - alpha_bar has lost five digits where alpha_bar is nearly 1.
     np.testing.assert_allclose(spread[:, 0], 1 - before, rtol=1e-9, atol=1e-14)
 
@@ -156,7 +156,21 @@ def test_the_round_trip_holds_in_float32_well_inside_the_chain(chain: Gaussian) 
     torch.testing.assert_close(again, x_t, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["q_sample", "x_0_from_eps", "eps_from_x_0"])
+def test_v_is_a_rotation_of_eps_and_x_0(chain: Gaussian) -> None:
+    x_0, eps, t = normal(T, 4), normal(T, 4, seed=1), torch.arange(T)
+    alpha_bar = np.cumprod(1 - chain.beta.numpy())[:, None]
+    v = chain.v(x_0, t, eps)
+    expected = np.sqrt(alpha_bar) * eps.numpy() - np.sqrt(1 - alpha_bar) * x_0.numpy()
+    np.testing.assert_allclose(v.numpy(), expected)
+    x_t = chain.q_sample(x_0, t, eps)
+    torch.testing.assert_close(chain.x_0_from_v(x_t, t, v), x_0, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(chain.snr, (alpha_bar / (1 - alpha_bar))[:, 0], rtol=1e-10)
+
+
+FORMS = ["q_sample", "v", "x_0_from_eps", "x_0_from_v", "eps_from_x_0"]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_a_step_per_example_is_that_step_for_each(chain: Gaussian, form: str) -> None:
     x, y, t = normal(3, 2, 4, 4), normal(3, 2, 4, 4, seed=1), torch.tensor([0, 7, T - 1])
     call = getattr(chain, form)
@@ -217,21 +231,16 @@ def test_a_number_of_steps_the_chain_has_not_is_an_error(chain: Gaussian, steps:
 # --- samplers
 
 
-def test_ddim_with_eta_1_is_ancestral_with_the_small_variance(chain: Gaussian) -> None:
-    x_T = normal(*SHAPE)
-    for options in ({}, {"noise_scale": 0.7}):
-        a = trace(ancestral, clipped, x_T, chain, noise(), variance="fixed_small", **options)
-        b = trace(ddim, clipped, x_T, chain, noise(), eta=1.0, **options)
-        torch.testing.assert_close(torch.stack(a), torch.stack(b), rtol=0, atol=1e-9)
+@pytest.mark.parametrize("steps, noise_scale", [(T, 1.0), (23, 1.0), (23, 0.7)])
+def test_ddim_with_eta_1_is_ancestral_with_the_small_variance(
+    chain: Gaussian, steps: int, noise_scale: float
+) -> None:
+    few, x_T, scale = chain.respaced(steps), normal(*SHAPE), {"noise_scale": noise_scale}
+    a = trace(ancestral, clipped, x_T, few, noise(), variance="fixed_small", **scale)
+    b = trace(ddim, clipped, x_T, few, noise(), eta=1.0, **scale)
+    torch.testing.assert_close(torch.stack(a), torch.stack(b), rtol=0, atol=1e-9)
 
 
-def test_ddim_with_eta_1_is_ancestral_on_a_respaced_chain() -> None:
-    x_T, chain = normal(*SHAPE), Gaussian(linear_betas(T)).respaced(23)
-    a = ancestral(clipped, x_T, chain, noise(), variance="fixed_small")
-    torch.testing.assert_close(ddim(clipped, x_T, chain, noise(), eta=1.0), a)
-
-
-@pytest.mark.xfail(strict=True, reason="1 - alpha_bar_prev - sigma_t^2 is rounded below 0")
 @pytest.mark.parametrize("betas, steps", [(linear_betas(50), 2), (cosine_betas(1000), 6)])
 def test_ddim_with_eta_1_is_finite_in_float32(betas: Tensor, steps: int) -> None:
     chain, x_T = Gaussian(betas).respaced(steps), normal(*SHAPE).float()
@@ -281,16 +290,16 @@ def test_the_noise_added_has_the_variance_asked_for(
     chain: Gaussian, variance: str, noise_scale: float
 ) -> None:
     """With noise that is all ones and x_0_hat = 0 a step adds sigma_t to a multiple of x_t."""
-    options = {"variance": variance, "noise_scale": noise_scale}
-    states = trace(ancestral, lambda x, _: 0 * x, normal(*SHAPE), chain, ones(), **options)
-    beta = chain.beta.numpy()
+    few, options = chain.respaced(100), {"variance": variance, "noise_scale": noise_scale}
+    states = trace(ancestral, lambda x, _: 0 * x, normal(*SHAPE), few, ones(), **options)
+    beta = few.beta.numpy()
     alpha_bar = np.cumprod(1 - beta)
-    for t in range(1, T):
+    for t in range(1, few.T):
         left = (1 - alpha_bar[t - 1]) / (1 - alpha_bar[t])
-        mean = np.sqrt(1 - beta[t]) * left * states[T - 1 - t]
+        mean = np.sqrt(1 - beta[t]) * left * states[few.T - 1 - t]
         sigma = np.sqrt(beta[t] if variance == "fixed_large" else beta[t] * left)
         expected = torch.full(SHAPE, noise_scale * sigma, dtype=torch.float64)
-        torch.testing.assert_close(states[T - t] - mean, expected, rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(states[few.T - t] - mean, expected, rtol=1e-8, atol=1e-12)
 
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])

@@ -16,8 +16,10 @@ class Gaussian:
     """
 
     def __init__(self, betas: Tensor, timesteps: Tensor | None = None) -> None:
-        """betas: [T] float64, each in (0, 1); timesteps: [T] int64."""
-        assert betas.dtype == torch.float64 and bool(((betas > 0) & (betas < 1)).all())
+        """betas: [T] float64, each in (0, 1), else ValueError; timesteps: [T] int64."""
+        assert betas.dtype == torch.float64
+        if not bool(((betas > 0) & (betas < 1)).all()):
+            raise ValueError(f"betas must lie between 0 and 1, the last is {betas[-1]:.3g}")
         self.T = len(betas)
         self.timesteps = torch.arange(self.T) if timesteps is None else timesteps
         one = torch.ones(1, dtype=torch.float64)

@@ -68,16 +68,17 @@ def ddim(
 
     x_T: [B, ...] standard normal; returns x_0 [B, ...]. noise_scale: factor on the noise added.
     """
+    sigma = eta * chain.beta_tilde.sqrt()  # Eq. 16
+    # In float64: at eta = 1 this is 0 up to rounding where alpha_bar is near 0.
+    direction = (1 - chain.alpha_bar_prev - sigma**2).clamp(min=0).sqrt()
     x_t = x_T
     for t in reversed(range(chain.T)):
         x_0_hat = predict_x_0(x_t, t)
         # The noise that agrees with x_0_hat: the network's own would not, once x_0_hat is clipped.
         eps_hat = chain.eps_from_x_0(x_t, t, x_0_hat)
-        alpha_bar_prev = at(chain.alpha_bar_prev, t, x_t)
-        sigma_t = eta * at(chain.beta_tilde, t, x_t).sqrt()  # Eq. 16
-        x_t = alpha_bar_prev.sqrt() * x_0_hat + (1 - alpha_bar_prev - sigma_t**2).sqrt() * eps_hat
+        x_t = at(chain.alpha_bar_prev.sqrt(), t, x_t) * x_0_hat + at(direction, t, x_t) * eps_hat
         if t > 0 and eta > 0:
-            x_t = x_t + noise_scale * sigma_t * rng.normal(*x_t.shape[1:]).to(x_t)
+            x_t = x_t + noise_scale * at(sigma, t, x_t) * rng.normal(*x_t.shape[1:]).to(x_t)
         if on_step:
             on_step(t, x_t, x_0_hat)
     return x_t

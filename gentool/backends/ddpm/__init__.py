@@ -17,7 +17,9 @@ class ModelConfig:
     channels: int = setting(128, "channels at full resolution", low=8)
     multipliers: tuple[int, ...] = setting((1, 2, 2, 2), "channels per level, × channels", low=1)
     blocks: int = setting(2, "residual blocks per level", low=1)
-    attention: tuple[int, ...] = setting((16,), "resolutions with self-attention", low=1)
+    attention: tuple[int, ...] = setting(
+        (16,), "resolutions, in patches, with self-attention", low=1
+    )
     head_channels: int = setting(0, "channels per attention head; 0 = one head", low=0)
     norm_groups: int = setting(32, "groups of each GroupNorm", low=1)
     dropout: float = setting(0.1, "dropout in residual blocks", low=0.0, high=0.9)

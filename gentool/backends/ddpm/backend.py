@@ -27,8 +27,16 @@ class Backend:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.shape = (config.data.channels, config.data.image_size, config.data.image_size)
-        self.chain = Gaussian(SCHEDULES[config.diffusion.schedule](config.diffusion.T))
         _check(config)
+        betas = SCHEDULES[config.diffusion.schedule](config.diffusion.T)
+        try:
+            self.chain = Gaussian(betas)
+        except ValueError as error:
+            raise UsageError(
+                f"diffusion.T {config.diffusion.T} is too short for the "
+                f"{config.diffusion.schedule} schedule: {error}",
+                "a larger diffusion.T, or the cosine schedule",
+            ) from None
 
     def network(self) -> nn.Module:
         return UNet(self.config.model, self.config.data.channels, self.config.data.image_size)
@@ -90,19 +98,33 @@ class Backend:
 
 
 def _check(config: Config) -> None:
-    """Raise UsageError for a network that cannot be built."""
-    model, size = config.model, config.data.image_size
+    """Raise UsageError for settings that do not fit together, naming them."""
+    model, resolution = config.model, config.data.image_size // config.model.patch_size
     factor = model.patch_size * 2 ** (len(model.multipliers) - 1)
-    if size % factor:
+    if not model.multipliers:
+        raise UsageError("model.multipliers is empty", "one number per level, e.g. [1, 2, 2]")
+    if config.data.image_size % factor:
         raise UsageError(
-            f"data.image_size {size} is not a multiple of {factor}, which patch_size "
-            f"{model.patch_size} and {len(model.multipliers)} levels need",
+            f"data.image_size {config.data.image_size} is not a multiple of {factor}, which "
+            f"model.patch_size {model.patch_size} and {len(model.multipliers)} levels need",
             "fewer model.multipliers, or another data.image_size",
         )
-    for width in {model.channels * m for m in model.multipliers}:
-        for name, divisor in (
-            ("norm_groups", model.norm_groups),
-            ("head_channels", model.head_channels),
-        ):
-            if divisor and width % divisor:
+    if model.channels % 2:
+        raise UsageError(f"model.channels {model.channels} is odd")
+    resolutions = [resolution >> level for level in range(len(model.multipliers))]
+    for wanted in model.attention:
+        if wanted not in resolutions:
+            raise UsageError(f"model.attention {wanted}: the levels have {resolutions}")
+    for level, multiplier in enumerate(model.multipliers):
+        width = model.channels * multiplier
+        attends = resolutions[level] in model.attention or level == len(resolutions) - 1
+        divisors = {"norm_groups": model.norm_groups}
+        if attends and model.head_channels:
+            divisors["head_channels"] = model.head_channels
+        for name, divisor in divisors.items():
+            if width % divisor:
                 raise UsageError(f"model.{name} {divisor} does not divide a width of {width}")
+    if config.sample.steps > config.diffusion.T:
+        raise UsageError(
+            f"sample.steps {config.sample.steps} is more than diffusion.T {config.diffusion.T}"
+        )
