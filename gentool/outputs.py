@@ -67,18 +67,20 @@ def _write_array(
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
+    drawn: list[int] = []
+    header = {"descr": "<f4", "fortran_order": False, "shape": (n, *shape)}
     try:
-        array = np.lib.format.open_memmap(beside, "w+", np.float32, (n, *shape))
-        done = 0
-        for numbers, images in batches:
-            array[done : done + len(images)] = images.numpy()
-            for number in numbers:
-                tell(number, path, done)
-                done += 1
-        array.flush()
+        # Not a memory map: on a full disk that kills the process.
+        with beside.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for numbers, images in batches:
+                file.write(images.numpy().astype("<f4").tobytes())
+                drawn.extend(numbers)
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+    for place, number in enumerate(drawn):
+        tell(number, path, place)
 
 
 def _write_grid(batches: Batches, out: str, tell: Tell) -> None:

@@ -12,6 +12,8 @@ from gentool.settings import Tree
 FORMAT_VERSION = 1
 _MAX_CONFIG_BYTES = 16 * 2**20  # a configuration is kilobytes; more is damage or an attack
 
+_TYPES = {"backend": str, "recipe": str, "config": dict, "data": dict, "metrics": dict}
+
 
 @dataclass
 class RunConfig:
@@ -51,6 +53,16 @@ def read_config(folder: Path) -> RunConfig:
         version = tree.get("format_version")
         if version != FORMAT_VERSION:
             raise ValueError(f"format {version}; this gentool reads format {FORMAT_VERSION}")
-        return RunConfig(**tree)
+        run_config = RunConfig(**tree)
+        for name, kind in _TYPES.items():
+            if not isinstance(getattr(run_config, name), kind):
+                raise ValueError(f"{name} is not a {kind.__name__}")
+        for name, section in run_config.config.items():
+            if not isinstance(section, dict):
+                raise ValueError(f"config.{name} is not a section")
+        for name in ("model", "sample"):
+            if name not in run_config.config:
+                raise ValueError(f"config has no section {name}")
+        return run_config
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise BadCheckpointError(f"{path} cannot be read: {error}") from None

@@ -20,6 +20,8 @@ from gentool.checkpoint.weights import load_tensors, save_tensors
 from gentool.errors import BadCheckpointError, MachineError
 from gentool.settings import Tree
 
+FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json")
+
 
 @dataclass
 class State:
@@ -66,6 +68,8 @@ def read_state(place: Path) -> State:
         for name, digest in digests.items():
             if _digest(place / name) != digest:
                 raise BadCheckpointError(f"{place / name} was changed or damaged (SHA-256 differs)")
+        if manifest["step"] != step_of(place) or not {*FILES} <= digests.keys():
+            raise ValueError("its manifest is not that of this state")
         values = json.loads((place / "state.json").read_text())
         stems = [name.removesuffix(".safetensors") for name in digests if name != "state.json"]
         tensors = {stem: load_tensors(place / f"{stem}.safetensors")[0] for stem in stems}

@@ -85,7 +85,10 @@ def run(arguments: Sequence[str]) -> int:
         code = app(list(arguments), prog_name="gentool", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:
+        # Typer makes an exit of a broken pipe that a command ran into.
+        if not isinstance(error.__context__ or error, BrokenPipeError):
+            raise
         # The reader has gone. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -94,7 +97,8 @@ def run(arguments: Sequence[str]) -> int:
         return 130
     except _TyperUsageError as error:
         path = error.ctx.command_path if getattr(error, "ctx", None) else "gentool"
-        console.error(error.format_message(), f"{path} --help")
+        if message := error.format_message():  # empty: a verb alone, whose help is printed
+            console.error(message, f"{path} --help")
         return 2
     except Exception as error:
         if console.debug:

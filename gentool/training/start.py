@@ -60,7 +60,7 @@ def train(
             run_config = resolved.run_config
             run_config.config = to_tree(resolved.config)
             _check_data(run_config, trainer)
-            trainer.restore(resolved.state)
+            _restore(trainer, resolved.state, run)
             trainer.catch_up(run, run_config)
             reporter.info(f"resuming {run} at step {trainer.step}")
         else:
@@ -148,6 +148,16 @@ def _check_data(run_config: RunConfig, trainer: Trainer) -> None:
             f"{trainer.source.fingerprint}, was {run_config.data['fingerprint']})",
             "put them back, or start a new run with --init",
         )
+
+
+def _restore(trainer: Trainer, state: State, run: Path) -> None:
+    try:
+        trainer.restore(state)
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
+        raise BadCheckpointError(
+            f"step {state.step} of {run} is not a state of this run: {error}",
+            "--resume RUN/state/step-... goes on from another one",
+        ) from None
 
 
 def _initialise(trainer: Trainer, plan: Plan, reporter: Reporter) -> None:

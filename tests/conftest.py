@@ -1,0 +1,129 @@
+"""A tiny ddpm recipe, the command line called in this process, and a small trained run."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+# Before torch is imported, and for the processes that tests start: the tensors are tiny, and
+# threads that wait for one another crawl on a machine that has other work.
+os.environ["OMP_NUM_THREADS"] = "1"
+
+RECIPE = """\
+backend = "ddpm"
+[data]
+spec = "scenes"
+[model]
+channels = 8
+multipliers = [1]
+blocks = 1
+attention = []
+norm_groups = 4
+dropout = 0.1
+patch_size = 4
+[diffusion]
+T = 20
+schedule = "cosine"
+[train]
+batch_size = 4
+steps = 40
+warmup_steps = 0
+log_every = 5
+save_every = 10
+validate_every = 20
+validation_examples = 8
+sample_every = 0
+[sample]
+steps = 5
+"""
+
+
+@dataclass
+class Result:
+    """What a command did."""
+
+    code: int
+    stdout: bytes
+    err: str
+
+    @property
+    def out(self) -> str:
+        return self.stdout.decode()
+
+    @property
+    def records(self) -> list[dict]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+Cli = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_settings_from_outside():
+    """The caller's GENTOOL_* variables do not reach the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("GENTOOL_")]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture
+def cli(capfdbinary) -> Cli:
+    """`cli("sample", "ddpm", …)` runs a command in this process."""
+
+    def call(*arguments: object) -> Result:
+        from gentool.cli.main import run
+
+        capfdbinary.readouterr()
+        code = run([str(argument) for argument in arguments])
+        out, err = capfdbinary.readouterr()
+        return Result(code, out, err.decode())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory) -> Path:
+    """A recipe file whose 40 steps take a second."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_run(recipe, tmp_path_factory) -> Path:
+    """A run of the tiny recipe, 40 steps in one go. Not to be changed."""
+    from gentool.cli.main import run
+
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    assert run(["train", "ddpm", "--recipe", str(recipe), "--out", str(out), "--quiet"]) == 0
+    return out
+
+
+@pytest.fixture
+def train(cli, recipe, tmp_path) -> Cli:
+    """`train("--steps", 5)` trains the tiny recipe into tmp_path / "run"."""
+
+    def call(*arguments: object, out: Path | None = None) -> Result:
+        out = out or tmp_path / "run"
+        return cli("train", "ddpm", "--recipe", recipe, "--out", out, *arguments)
+
+    return call
+
+
+def states_of(run: Path) -> list[int]:
+    """The steps that `run` holds states of, half-made ones not counted."""
+    return sorted(int(path.name[5:]) for path in (run / "state").glob("step-*"))
+
+
+def log_of(run: Path) -> list[dict]:
+    """The records of log.jsonl without what a clock made."""
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in r.items() if k != "examples_per_second"} for r in records]
+
+
+def weights_of(run: Path) -> bytes:
+    return (run / "model.safetensors").read_bytes()

@@ -1,0 +1,185 @@
+"""`gentool eval`: figures that come out the same twice, gates, and controls at chance."""
+
+import json
+
+import numpy as np
+import pytest
+from conftest import states_of
+
+from gentool.data.scenes import Scenes
+
+N = 24
+
+
+@pytest.fixture(scope="module")
+def truth():
+    """Rendered scenes of the test split and their captions."""
+    scenes = Scenes("test")
+    return [scenes[i] for i in range(N)]
+
+
+@pytest.fixture
+def files(truth, tmp_path):
+    """The scenes as an array and a file of captions."""
+    images = np.stack([example.image for example in truth]).astype(np.float32)
+    np.save(tmp_path / "x.npy", images.transpose(0, 3, 1, 2) / 127.5 - 1)
+    text = "".join(example.caption + "\n" for example in truth)
+    (tmp_path / "captions.txt").write_text(text, encoding="utf-8")
+    return tmp_path / "x.npy", tmp_path / "captions.txt"
+
+
+@pytest.fixture
+def figures(cli):
+    """`figures("--images", x)`: metric -> value."""
+
+    def call(*arguments):
+        result = cli("eval", "scenes", "--json", *arguments)
+        assert result.code == 0, result.err
+        return {record["metric"]: record["value"] for record in result.records}
+
+    return call
+
+
+def test_records_have_six_fields_and_come_out_the_same_twice(cli, tiny_run):
+    command = ("eval", "ddpm", "--checkpoint", tiny_run, "-n", 8, "--json", "--seed", 2)
+    first, second = cli(*command, "-q"), cli(*command, "-q")
+    assert first.code == 0 and first.stdout == second.stdout and first.err == ""
+    for record in first.records:
+        assert list(record) == ["metric", "value", "n", "seed", "split", "settings"]
+        assert record["n"] == 8 and record["settings"]["checkpoint_step"] == 40
+    values = {record["metric"]: record["value"] for record in first.records}
+    assert 0 < values["loss"] < 2
+    assert values["scene_validity"] == 0, "a model trained for 40 steps draws no scene"
+    assert states_of(tiny_run) == [20, 30, 40]
+
+
+def test_loss_is_measured_on_the_data_given(cli, tiny_run):
+    command = ("eval", "ddpm", "-c", tiny_run, "-n", 8, "--json", "--metric", "loss")
+    found = {}
+    for spec in ("scenes", "scenes:test", "scenes:test-novel", "scenes:train"):
+        [record] = cli(*command, "--data", spec).records
+        assert record["split"] == (spec.partition(":")[2] or "test")
+        found[spec] = record["value"]
+    assert found["scenes"] == found["scenes:test"] and len(set(found.values())) == 3
+    assert cli(*command, "--data", "scenes:nonesuch").code == 2
+    assert cli(*command, "--data", "nothing-here").code == 3
+    assert cli(*command[:-1], "nonesuch").code == 2
+
+
+def test_true_renders_score_one(figures, files):
+    images, captions = files
+    values = figures("--images", images)
+    assert values["scene_validity"] == 1 and values["scene_split[test]"] == 1
+    assert values["scene_share_min"] is not None
+    values = figures("--images", images, "--captions", captions)
+    assert values["scene_accuracy"] == 1 and values["scene_validity"] == 1
+
+
+def test_captions_come_from_standard_input(files, truth, tmp_path):
+    import subprocess
+    import sys
+
+    images, captions = files
+    done = subprocess.run(
+        [sys.executable, "-m", "gentool", "eval", "scenes", "--images", images, "--captions", "-",
+         "--json"], input=captions.read_bytes(), capture_output=True,
+    )  # fmt: skip
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert records[0]["metric"] == "scene_accuracy" and records[0]["value"] == 1
+
+
+def test_a_folder_of_pictures_scores_as_the_array_does(figures, files, truth, tmp_path):
+    from PIL import Image
+
+    folder = tmp_path / "drawn"
+    folder.mkdir()
+    for i, example in enumerate(truth):
+        Image.fromarray(example.image).save(folder / f"{i:06d}.png")
+    captions = ("--captions", files[1])
+    assert figures("--images", folder, *captions) == figures("--images", files[0], *captions)
+
+
+def test_shuffled_captions_score_at_chance(figures, files):
+    images, captions = files
+    lines = captions.read_text(encoding="utf-8").splitlines()
+    captions.write_text("\n".join(lines[1:] + lines[:1]) + "\n", encoding="utf-8")
+    values = figures("--images", images, "--captions", captions)
+    assert values["scene_accuracy"] <= 2 / N and values["scene_validity"] == 1
+
+
+def test_noise_scores_zero(figures, files, tmp_path):
+    noise = np.random.default_rng(0).uniform(-1, 1, (N, 3, 32, 32)).astype(np.float32)
+    np.save(tmp_path / "noise.npy", noise)
+    values = figures("--images", tmp_path / "noise.npy")
+    assert values["scene_validity"] == 0 and values["scene_split[test]"] is None
+    values = figures("--images", tmp_path / "noise.npy", "--captions", files[1])
+    assert values["scene_accuracy"] == 0
+
+
+def test_samples_go_from_sample_to_eval(cli, figures, tiny_run, tmp_path):
+    for name in ("x.npy", "each/"):
+        out = f"{tmp_path}/{name}"
+        assert cli("sample", "ddpm", "-c", tiny_run, "-n", 3, "--out", out).code == 0
+        assert figures("--images", out)["scene_validity"] == 0
+
+
+def test_gates(cli, files):
+    command = ("eval", "scenes", "--images", files[0])
+    assert cli(*command, "--gate", "scene_validity>=0.9", "--gate", "scene_validity<=1").code == 0
+    result = cli(*command, "--gate", "scene_validity<0.5")
+    assert result.code == 7 and "scene_validity" in result.err and "scene_validity" in result.out
+    assert len(result.err.splitlines()) <= 2
+    assert cli(*command, "--gate", "scene_share[color=red]>=0").code == 0
+    for gate in ("scene_validity", "scene_validity>=high", "scene_validity>=nan", "nonesuch>=1"):
+        result = cli(*command, "--gate", gate)
+        assert result.code == 2 and gate.partition(">")[0] in result.err
+
+
+def test_an_undefined_figure_passes_no_gate(cli, tmp_path):
+    np.save(tmp_path / "black.npy", -np.ones((2, 3, 32, 32), np.float32))
+    command = ("eval", "scenes", "--images", tmp_path / "black.npy")
+    for gate in ("scene_share_min>=0", "scene_share_max<=2"):
+        assert cli(*command, "--gate", gate).code == 7
+
+
+def arrays(folder):
+    ones = np.ones((2, 3, 32, 32), np.float32)
+    np.save(folder / "float64.npy", ones.astype(np.float64))
+    np.save(folder / "small.npy", ones[:, :, :16])
+    np.save(folder / "empty.npy", ones[:0])
+    np.save(folder / "nan.npy", ones * np.nan)
+    np.save(folder / "object.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.savez(folder / "several.npz", ones)
+    (folder / "text.npy").write_text("not an array")
+    np.save(folder / "cut.npy", ones)
+    with (folder / "cut.npy").open("r+b") as file:
+        file.truncate(500)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["float64.npy", "small.npy", "empty.npy", "nan.npy", "object.npy", "several.npz", "text.npy",
+     "cut.npy"],
+)  # fmt: skip
+def test_arrays_that_hold_no_pictures_are_bad_data(cli, tmp_path, name):
+    arrays(tmp_path)
+    result = cli("eval", "scenes", "--images", tmp_path / name)
+    assert result.code == 4 and result.out == "", result.err
+    assert name in result.err and len(result.err.splitlines()) <= 2
+
+
+def test_wrong_captions_and_missing_files(cli, files, tmp_path):
+    images, captions = files
+    command = ("eval", "scenes", "--images", images, "--captions", captions)
+    text = captions.read_text(encoding="utf-8").splitlines(keepends=True)
+    captions.write_text("".join(text[:-1]), encoding="utf-8")
+    assert cli(*command).code in (2, 4)
+    captions.write_text("".join(["a dog\n", *text[1:]]), encoding="utf-8")
+    result = cli(*command)
+    assert result.code == 4 and "line 1" in result.err
+    captions.write_bytes(b"\xff\n" * N)
+    assert cli(*command).code == 4
+    assert cli("eval", "scenes", "--images", images, "--captions", tmp_path / "no").code == 3
+    assert cli("eval", "scenes", "--images", tmp_path / "no").code == 3
+    (tmp_path / "none").mkdir()
+    assert cli("eval", "scenes", "--images", tmp_path / "none").code == 4

@@ -1,0 +1,195 @@
+"""Every wrong input that the contract names: its exit code, and one or two lines that help."""
+
+import io
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """A cache of `datasets` that is the test's own."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+def png(seed=0):
+    pixels = np.random.default_rng(seed).integers(0, 256, (40, 36, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Eight pictures in two classes."""
+    folder = tmp_path / "photos"
+    for i in range(8):
+        path = folder / ("cats", "dogs")[i % 2] / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(i))
+    return folder
+
+
+@pytest.fixture
+def truncated(photos):
+    """The pictures, one of them cut short."""
+    path = photos / "dogs/3.png"
+    path.write_bytes(path.read_bytes()[:200])
+    return photos
+
+
+def fails(result, code, *words):
+    assert result.code == code, result.err
+    assert result.out == "" and "Traceback" not in result.err and "bug" not in result.err
+    assert 1 <= len(result.err.splitlines()) <= 2, result.err
+    assert all(word in result.err for word in words), result.err
+
+
+@pytest.fixture
+def wrong(train, tmp_path):
+    """That training quietly fails with a code, leaving no run."""
+
+    def check(code, words, *arguments):
+        fails(train("--quiet", *arguments), code, *words)
+        assert not (tmp_path / "run").exists()
+
+    return check
+
+
+def test_unknown_backend(cli):
+    for verb in ("train", "sample", "eval"):
+        fails(cli(verb, "ddmp"), 2, "ddmp")
+
+
+def test_unknown_key_in_a_recipe(cli, recipe, tmp_path):
+    text = recipe.read_text()
+    for name, changed, word in [
+        ("key", text.replace("blocks = 1", "block = 1"), "blocks"),
+        ("section", text.replace("[diffusion]", "[difusion]"), "diffusion"),
+        ("backend", text.replace('"ddpm"', '"ddmp"'), "backend"),
+        ("no-backend", text.replace('backend = "ddpm"', ""), "backend"),
+    ]:
+        path = tmp_path / f"{name}.toml"
+        path.write_text(changed)
+        command = ("train", "ddpm", "--recipe", path, "--out", tmp_path / "run")
+        result = cli(*command)
+        if name == "backend":
+            word = "backend" if "backend" in result.err else "not for ddpm"
+        fails(result, 2, word)
+    broken = tmp_path / "broken.toml"
+    broken.write_text("backend = ")
+    fails(cli("train", "ddpm", "--recipe", broken), 4, "broken.toml")
+    broken.write_bytes(b"\xff\xfe")
+    fails(cli("train", "ddpm", "--recipe", broken), 4, "broken.toml")
+    fails(cli("train", "ddpm", "--recipe", "ddpm-scene"), 3, "ddpm-scenes")
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_data(wrong, cli, tmp_path):
+    for name in ("nothing-here", "nothing.parquet", "no*.parquet"):
+        wrong(3, [name], "--data", tmp_path / name)
+        fails(cli("data", "check", tmp_path / name), 3, name)
+        fails(cli("data", "show", tmp_path / name, "--out", tmp_path / "x.png"), 3, name)
+
+
+def test_data_of_a_kind_that_cannot_be_read(wrong, tmp_path):
+    (tmp_path / "words.txt").write_text("a b c")
+    wrong(2, ["words.txt"], "--data", tmp_path / "words.txt")
+    wrong(2, ["hf:mnist"], "--data", "hf:mnist")
+
+
+def test_an_empty_folder(wrong, cli, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    wrong(4, ["empty"], "--data", empty)
+    fails(cli("data", "check", empty), 4, "empty")
+
+
+def test_a_truncated_picture_stops_training_and_is_named(train, truncated):
+    result = train("--quiet", "--data", truncated, "--set", "train.validate_every=0")
+    fails(result, 4, "dogs/3.png")
+
+
+def test_a_parquet_without_images(wrong, cli, tmp_path):
+    path = tmp_path / "numbers.parquet"
+    pq.write_table(pa.table({"a": [1, 2], "b": ["x", "y"]}), path)
+    wrong(4, ["numbers.parquet"], "--data", path)
+    fails(cli("data", "check", path), 4, "numbers.parquet")
+    path.write_bytes(path.read_bytes()[:50])
+    wrong(4, ["numbers.parquet"], "--data", path)
+
+
+def test_a_pickle_as_checkpoint(cli, tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({"a": torch.zeros(1)}, path)
+    for verb in ("sample", "eval"):
+        fails(cli(verb, "ddpm", "--checkpoint", path), 4, "model.pt")
+    fails(cli("inspect", path), 4, "model.pt")
+
+
+def test_steps_below_one_and_above_the_chain(cli, tiny_run):
+    for steps in ("0", "5000"):
+        for verb in ("sample", "eval"):
+            more = ["--metric", "scenes", "-n", "1"] if verb == "eval" else []
+            command = (verb, "ddpm", "--quiet", "--checkpoint", tiny_run, "--steps", steps)
+            fails(cli(*command, *more), 2, "steps", steps)
+
+
+def test_nothing_to_resume_and_a_folder_in_use(train, cli, recipe, tiny_run, tmp_path):
+    fails(train("--resume", "latest"), 3, "resume")
+    fails(train("--resume", tmp_path / "no"), 3, "no")
+    command = ("train", "ddpm", "--recipe", recipe, "--out", tiny_run)
+    fails(cli(*command), 2, str(tiny_run))
+
+
+def test_no_checkpoint(cli, tmp_path, monkeypatch):
+    fails(cli("sample", "ddpm", "--checkpoint", tmp_path / "none"), 3, "none")
+    monkeypatch.setattr("gentool.checkpoint.load.shipped", lambda kind: {})
+    monkeypatch.chdir(tmp_path)
+    fails(cli("sample", "ddpm"), 3, "gentool train ddpm")
+
+
+def test_data_check_accepts_what_can_be_read(cli, photos):
+    result = cli("data", "check", photos, "-q")
+    assert result.code == 0 and result.err == ""
+    assert "36x40" in result.out and "cats" in result.out
+    [summary] = cli("data", "check", photos, "--json").records
+    assert summary["records"] == 8 and summary["bad"] == 0
+    assert summary["labels"] == {"cats": 4, "dogs": 4}
+    assert cli("data", "check", "scenes", "-n", 20, "--json").records[-1]["records"] == 20
+
+
+def test_data_check_names_what_cannot_be_read(cli, truncated):
+    result = cli("data", "check", truncated, "-q")
+    assert result.code == 4 and "dogs/3.png" in result.out
+    assert 1 <= len(result.err.splitlines()) <= 2 and "1 of 8" in result.err
+    bad, summary = cli("data", "check", truncated, "--json").records
+    assert bad["bad"] == "dogs/3.png" and summary["bad"] == 1
+
+
+def test_data_show_draws_a_sheet_and_tells_the_captions(cli, photos, truncated, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    result = cli("data", "show", "scenes", "-n", 5, "--out", sheet)
+    lines = result.out.splitlines()
+    assert result.code == 0 and len(lines) == 5 and lines[0].startswith("0  ")
+    assert any(shape in lines[0] for shape in ("circle", "square", "triangle", "cross"))
+    assert Image.open(sheet).width > 5 * 32
+    result = cli("data", "show", photos, "-n", 3, "--start", 1, "--out", sheet, "-q")
+    assert result.code in (0, 4)  # a broken picture may be among the three
+    fails(cli("data", "show", truncated, "--out", sheet), 4, "3.png")
+    fails(cli("data", "show", photos, "--start", 8, "--out", sheet), 2, "8")
+    fails(cli("data", "show", "scenes", "--out", tmp_path / "x.gif"), 2, "x.gif")
+
+
+def test_training_on_pictures_can_skip_a_bad_one(train, truncated, tmp_path):
+    skip = ("--set", "data.on_error=skip", "--set", "train.validate_every=0")
+    result = train("--data", truncated, *skip, "--steps", 10)
+    assert result.code == 0 and "dogs/3.png" in result.err
+    (photo := truncated / "cats/0.png").unlink()
+    result = train("--data", truncated, *skip, "--resume", "latest", "--steps", 11)
+    assert result.code == 4 and "changed" in result.err, photo
