@@ -4,7 +4,9 @@ from pathlib import Path
 
 import torch
 
-from gentool.errors import UsageError
+from gentool.errors import UsageError, nearest
+
+PRECISIONS = ("auto", "fp32", "bf16")
 
 
 def pick_device(name: str) -> torch.device:
@@ -33,5 +35,7 @@ def bf16_pays(device: torch.device) -> bool:
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:
-    """What `--precision auto|fp32|bf16` means on this device."""
+    """What `--precision auto|fp32|bf16` means on this device. Raises UsageError."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision}", nearest(precision, PRECISIONS))
     return precision == "bf16" or (precision == "auto" and bf16_pays(device))

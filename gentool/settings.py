@@ -6,6 +6,7 @@ such a class and becomes an instance of it, and the other way round.
 """
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -129,11 +130,12 @@ def _checked(key: str, value: Any, hint: Any, metadata: Any) -> Any:
         value = float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise UsageError(f"{key} takes {_NAMES[hint]}, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{key} must be finite, got {value}")
     choices, low, high = (metadata.get(name) for name in ("choices", "low", "high"))
     if choices and value not in choices:
         raise UsageError(f"{key} cannot be {value!r}", nearest(str(value), choices))
-    # Written so that a NaN fails too.
-    if (low is not None and not value >= low) or (high is not None and not value <= high):
+    if (low is not None and value < low) or (high is not None and value > high):
         bounds = f"at least {low}" if high is None else f"in {low}..{high}"
         raise UsageError(f"{key} must be {bounds}, got {value}")
     return value

@@ -7,6 +7,7 @@ before it. Tensors are safetensors, the rest JSON; nothing loads what the manife
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -80,7 +81,13 @@ def read_state(place: Path) -> State:
 
 def states(run: Path) -> list[Path]:
     """The states of a run, oldest first."""
-    return sorted(path for path in (run / "state").glob("step-*") if path.is_dir())
+    places = (run / "state").glob("step-*")
+    return sorted(path for path in places if names_state(path) and path.is_dir())
+
+
+def names_state(path: Path) -> bool:
+    """Whether `path` is where a state would stand: RUN/state/step-00001000."""
+    return path.parent.name == "state" and bool(re.fullmatch(r"step-\d+", path.name))
 
 
 def step_of(place: Path) -> int:
@@ -88,10 +95,16 @@ def step_of(place: Path) -> int:
     return int(place.name.removeprefix("step-"))
 
 
-def prune(run: Path, keep_last: int, best_steps: list[int]) -> None:
-    """Delete all states but the `keep_last` newest and those of `best_steps`."""
-    for place in states(run)[:-keep_last]:
-        if step_of(place) not in best_steps:
+def prune(run: Path, keep_last: int, keep_best: int, losses: Mapping[int, float]) -> None:
+    """Delete all states but the `keep_last` newest and the `keep_best` of lowest loss.
+
+    losses: validation losses by step.
+    """
+    found = states(run)
+    validated = sorted((losses[s], s) for s in map(step_of, found) if s in losses)
+    best = {step for _, step in validated[:keep_best]}
+    for place in found[:-keep_last]:
+        if step_of(place) not in best:
             shutil.rmtree(place)
 
 

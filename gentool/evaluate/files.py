@@ -31,12 +31,17 @@ def read_images(where: str) -> np.ndarray:
     if not path.is_file():
         raise NotFoundError(f"no folder or array {where}")
     try:
-        array = np.load(path, allow_pickle=False)
+        with path.open("rb") as stream:
+            array = np.lib.format.read_array(stream, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise BadDataError(f"{path} is not an array: {error}") from None
+        raise BadDataError(f"{path} is not a .npy array: {error}") from None
     if array.dtype != np.float32 or array.ndim != 4 or array.shape[1:] != (3, SIDE, SIDE):
         raise BadDataError(
             f"{path} holds {array.dtype} {list(array.shape)}, not float32 [N, 3, {SIDE}, {SIDE}]"
+        )
+    if not len(array) or not np.isfinite(array).all():
+        raise BadDataError(
+            f"{path} holds {'values that are not finite' if len(array) else 'nothing'}"
         )
     pixels = np.rint((array + 1) * 127.5).clip(0, 255).astype(np.uint8)
     return pixels.transpose(0, 2, 3, 1)

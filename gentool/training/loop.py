@@ -31,6 +31,11 @@ from gentool.training.run import Log
 from gentool.training.signals import StopRequest, stop_request
 from gentool.training.validation import validation_loss
 
+_ADVICE = (
+    "the last state is untouched; try a lower train.learning_rate, more train.warmup_steps or "
+    "--precision fp32"
+)
+
 
 @dataclass
 class Limits:
@@ -92,8 +97,10 @@ class Trainer:
     def save(self, run: Path, run_config: RunConfig) -> None:
         """Write a state, then the files that sampling reads; a crash in between loses nothing."""
         if self.accelerator.is_main_process:
+            self._check_weights()
             write_state(run, self.state())
-            prune(run, self.train.keep_last, Log(run).best_steps(self.train.keep_best))
+            losses = Log(run).validation_losses()
+            prune(run, self.train.keep_last, self.train.keep_best, losses)
             write_weights(run, self.ema.module.state_dict(), self.step, run_config.config)
             self._publish(run, run_config)
         self.accelerator.wait_for_everyone()
@@ -105,7 +112,7 @@ class Trainer:
             log.cut_back(self.step)
             write_weights(run, self.ema.module.state_dict(), self.step, run_config.config)
             self._publish(run, run_config)
-            validated = any("val_loss" in r for r in log.records() if r["step"] == self.step)
+            validated = self.step in log.validation_losses()
         else:
             validated = True
         if self.step and self._due(self.train.validate_every) and not validated:
@@ -197,6 +204,12 @@ class Trainer:
         self.ema.update_parameters(self.model)
         return loss.item(), norm.item()
 
+    def _check_weights(self) -> None:
+        """Raise NonFiniteError if the last updates broke a weight: it must not reach a state."""
+        for name, parameter in self.model.named_parameters():
+            if not parameter.isfinite().all():
+                raise NonFiniteError(f"step {self.step}: {name} is not finite", _ADVICE)
+
     def _non_finite(self, loss: float, keys: list[str]) -> NonFiniteError:
         bad = [
             name
@@ -207,8 +220,7 @@ class Trainer:
         named = ", ".join(keys[:4]) + (f", … ({len(keys)} examples)" if len(keys) > 4 else "")
         return NonFiniteError(
             f"step {self.step + 1}: loss {loss}, not finite: {where}; batch: {named}",
-            "the last state is untouched; try a lower train.learning_rate, more "
-            "train.warmup_steps or --precision fp32",
+            _ADVICE,
         )
 
     def _due(self, interval: int) -> bool:
@@ -241,6 +253,8 @@ class Trainer:
         if self.accelerator.is_main_process:
             n = self.train.validation_examples
             loss, n = validation_loss(self.backend, self.ema.module, self.held_out, self.data, n)
+            if not math.isfinite(loss):
+                raise NonFiniteError(f"step {self.step}: validation loss {loss}", _ADVICE)
             Log(run).append({"step": self.step, "val_loss": loss, "val_examples": n})
             self.reporter.info(f"step {self.step}: validation loss {loss:.5f}")
             self._publish(run, run_config)

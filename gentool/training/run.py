@@ -9,7 +9,7 @@ from typing import Any
 
 from gentool.checkpoint.atomic import sync, write_file
 from gentool.checkpoint.config import RunConfig
-from gentool.checkpoint.state import State, read_state, states, step_of
+from gentool.checkpoint.state import State, names_state, read_state, states, step_of
 from gentool.errors import BadCheckpointError, NotFoundError, UsageError
 from gentool.settings import Tree, flatten
 
@@ -55,7 +55,7 @@ def find_state(out: Path, resume: str, report: Callable[[str], None]) -> tuple[P
     run = out
     if resume not in ("auto", "latest"):
         path = Path(resume)
-        run = path.parent.parent if path.parent.name == "state" else path
+        run = path.parent.parent if names_state(path) else path
         if not path.is_dir():
             there = ", ".join(p.name for p in states(run)) or "none"
             raise NotFoundError(f"no run or state at {path}", f"states of {run}: {there}")
@@ -127,7 +127,6 @@ class Log:
         kept = [json.dumps(r) + "\n" for r in self.records() if r["step"] <= step]
         write_file(self.path, "".join(kept).encode())
 
-    def best_steps(self, k: int) -> list[int]:
-        """The steps of the k lowest validation losses."""
-        validated = [(r["val_loss"], r["step"]) for r in self.records() if "val_loss" in r]
-        return [step for _, step in sorted(validated)[:k]]
+    def validation_losses(self) -> dict[int, float]:
+        """Validation loss by step."""
+        return {r["step"]: r["val_loss"] for r in self.records() if "val_loss" in r}
