@@ -171,8 +171,10 @@ def test_a_differing_setting_is_named_and_steps_may_differ(train, cli, copy):
 
 def test_resume_names_a_run_or_a_state(cli, tiny_run, copy, tmp_path):
     def resume(path, *more):
-        return cli("train", "ddpm", "--out", tmp_path / "other", "--resume", path, *more)
+        return cli("train", "ddpm", "--resume", path, *more)
 
+    other = cli("train", "ddpm", "--out", tmp_path / "other", "--resume", copy)
+    assert other.code == 2 and "other" in other.err
     result = resume(copy / "state/step-00000030")
     assert result.code == 2 and "step-00000040" in result.err
     shutil.rmtree(copy / "state/step-00000040")

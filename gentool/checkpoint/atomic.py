@@ -4,15 +4,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors import SafetensorError
-
-from gentool.errors import MachineError
-
 
 def write_file(path: Path, data: bytes | Callable[[Path], None]) -> None:
     """Put `data` (or what the callable writes) at `path` by one synced rename.
 
-    Raises OSError or MachineError (disk full, permission); `path` is then as it was.
+    Raises OSError (disk full, permission); `path` is then as it was.
     """
     beside = path.with_name(f".{path.name}.tmp")
     try:
@@ -22,8 +18,6 @@ def write_file(path: Path, data: bytes | Callable[[Path], None]) -> None:
             beside.write_bytes(data)
         sync(beside)
         os.replace(beside, path)
-    except SafetensorError as error:  # safetensors wraps the system's error in a text
-        raise MachineError(f"cannot write {path}: {error}") from None
     finally:
         beside.unlink(missing_ok=True)
     sync(path.parent)

@@ -13,12 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
 from torch import Tensor
 
 from gentool.checkpoint.atomic import sync
 from gentool.checkpoint.weights import load_tensors, save_tensors
-from gentool.errors import BadCheckpointError, MachineError
+from gentool.errors import BadCheckpointError
 from gentool.settings import Tree
 
 FILES = ("model.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json")
@@ -34,7 +33,7 @@ class State:
 
 
 def write_state(run: Path, state: State) -> Path:
-    """Write `run/state/step-…` and return it. Raises OSError or MachineError; nothing is lost."""
+    """Write `run/state/step-…` and return it. Raises OSError; nothing is lost."""
     folder = run / "state"
     folder.mkdir(exist_ok=True)
     place = folder / f"step-{state.step:08d}"
@@ -53,8 +52,6 @@ def write_state(run: Path, state: State) -> Path:
         if place.exists():  # the same step saved again, e.g. stopped right after an interval
             shutil.rmtree(place)
         os.replace(beside, place)
-    except SafetensorError as error:  # safetensors wraps the system's error in a text
-        raise MachineError(f"cannot write {place}: {error}") from None
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     sync(folder)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from gentool.checkpoint.atomic import write_file
@@ -68,15 +68,15 @@ def save_tensors(
     """Write a safetensors file; the same tensors and metadata give the same bytes."""
     # Plain layout: safetensors stores no strides.
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(plain, path, metadata)
-    if metadata:  # safetensors writes it in an order that changes from call to call
-        with path.open("r+b") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(size))
-            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-            text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-            file.seek(8)
-            file.write(text.ljust(size))
+    data = bytearray(save(plain, metadata))
+    # safetensors writes the metadata in an order that changes from call to call.
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    if metadata:
+        header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    data[8:end] = text.ljust(end - 8)
+    path.write_bytes(data)  # not save_file, whose files only their owner can read
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

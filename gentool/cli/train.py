@@ -1,5 +1,6 @@
 """`gentool train BACKEND`."""
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -58,13 +59,12 @@ def train(
             "N",
             "Seed of everything random. (default: the recipe's)",
             *("--seed", "-s"),
-            envvar="GENTOOL_SEED",
         ),
     ] = None,
     device: options.Device = "auto",
     precision: Annotated[
         str | None,
-        value("auto|fp32|bf16", "Arithmetic. (default: the recipe's)", envvar="GENTOOL_PRECISION"),
+        value("auto|fp32|bf16", "Arithmetic. (default: the recipe's)"),
     ] = None,
     dry_run: Annotated[
         bool, flag("--dry-run", "Check everything, print the settings, train nothing.")
@@ -91,10 +91,10 @@ def train(
     plan = start.Plan(
         backend=backend,
         recipe=name,
-        tree=tree,
+        tree=merge(tree, environment()),
         given=given,
         recipe_given=recipe is not None,
-        out=out or Path("runs") / name,
+        out=out,
         resume=resume,
         overwrite=overwrite,
         init=init,
@@ -104,6 +104,12 @@ def train(
             console.result(line)
         return
     start.train(plan, device, stop_at, deadline, console)
+
+
+def environment() -> Tree:
+    """What GENTOOL_SEED and GENTOOL_PRECISION set over the recipe; a resumed run has its own."""
+    chosen = {name: os.environ.get(f"GENTOOL_{name.upper()}") for name in ("seed", "precision")}
+    return {"train": {k: int(v) if v.isdigit() else v for k, v in chosen.items() if v}}
 
 
 def _given(

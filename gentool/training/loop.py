@@ -113,10 +113,11 @@ class Trainer:
             write_weights(run, self.ema.module.state_dict(), self.step, run_config.config)
             self._publish(run, run_config)
             validated = self.step in log.validation_losses()
-        else:
-            validated = True
-        if self.step and self._due(self.train.validate_every) and not validated:
-            self._validate(run, run_config)
+            if self.step and self._due(self.train.validate_every) and not validated:
+                self._validate(run, run_config)
+            shown = any((run / "samples").glob(f"step-{self.step:08d}.*"))
+            if self.step and self._due(self.train.sample_every) and not shown:
+                self._preview(run, StopRequest())
         self.accelerator.wait_for_everyone()
 
     def _publish(self, run: Path, run_config: RunConfig) -> None:

@@ -50,7 +50,8 @@ def learning_rate(step: int, train: TrainConfig) -> float:
 def ema_update(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
     """theta_bar <- m theta_bar + (1 - m) theta, m = min(decay, (1 + n) / (10 + n)) at update n.
 
-    The warm-up forgets the initial weights in short runs, which a constant 0.9999 would keep.
+    The first update copies. The warm-up forgets the initial weights in short runs, which a
+    constant 0.9999 would keep.
     """
 
     @torch.no_grad()

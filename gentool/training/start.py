@@ -12,7 +12,7 @@ from gentool.checkpoint.config import RunConfig, read_config
 from gentool.checkpoint.load import find_checkpoint, load_checkpoint
 from gentool.checkpoint.state import State
 from gentool.device import pick_device, use_bf16
-from gentool.errors import BadCheckpointError
+from gentool.errors import BadCheckpointError, UsageError
 from gentool.protocol import Reporter
 from gentool.registry import backend_class, options_module
 from gentool.settings import Tree, build, flatten, free_keys, merge, to_tree
@@ -29,10 +29,15 @@ class Plan:
     tree: Tree  # the recipe's values
     given: Tree  # the command line's, which go over them
     recipe_given: bool  # named by the user, so that a resumed run must agree with it
-    out: Path
+    out: Path | None = None  # none: runs/RECIPE
     resume: str | None = None
     overwrite: bool = False
     init: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where a new run goes."""
+        return self.out or Path("runs") / self.recipe
 
 
 @dataclass
@@ -107,12 +112,14 @@ def describe(plan: Plan, device: str, reporter: Reporter) -> list[str]:
 def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
     """The configuration and, for a resumed run, where it goes on. Touches no file."""
     config_class = options_module(plan.backend).Config
-    found = find_state(plan.out, plan.resume, reporter.info) if plan.resume else None
+    found = find_state(plan.folder, plan.resume, reporter.info) if plan.resume else None
     if found is None:
         config = build(config_class, merge(plan.tree, plan.given))
-        check_new(plan.out, plan.overwrite)
-        return _Resolved(config, plan.out, None, None)
+        check_new(plan.folder, plan.overwrite)
+        return _Resolved(config, plan.folder, None, None)
     run, state = found
+    if plan.out and run.resolve() != plan.out.resolve():
+        raise UsageError(f"--resume {plan.resume} is not in --out {plan.out}", "drop --out")
     saved = read_config(run)
     if saved.backend != plan.backend:
         raise BadCheckpointError(f"{run} is a {saved.backend} run, not {plan.backend}")

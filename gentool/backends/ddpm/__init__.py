@@ -62,7 +62,7 @@ class SampleConfig:
 class Config:
     """Everything a ddpm recipe can set."""
 
-    data: ImageData = field(default_factory=lambda: ImageData(flip=True))
+    data: ImageData = field(default_factory=ImageData)
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train: TrainConfig = field(
