@@ -26,6 +26,7 @@ def write_card(run: Path, run_config: RunConfig) -> None:
             "examples seen",
             f"{examples:,} per process, batches of {train['batch_size']} × {train['accumulate']}",
         ),
+        ("began with", run_config.init or "random weights"),
         ("seed", str(train["seed"])),
         ("training loss", _figure(metrics.get("loss"))),
         ("validation loss", _figure(metrics.get("val_loss"))),
@@ -35,8 +36,8 @@ def write_card(run: Path, run_config: RunConfig) -> None:
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts)
     text = f"""# {run_config.recipe}
 
-A `{run_config.backend}` checkpoint of gentool: weights averaged over training
-(EMA), trained from scratch with the recipe `{run_config.recipe}`.
+A `{run_config.backend}` checkpoint of gentool: weights averaged over training (EMA),
+trained with the recipe `{run_config.recipe}`.
 
 | | |
 | --- | --- |

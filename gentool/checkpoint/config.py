@@ -12,7 +12,7 @@ from gentool.settings import Tree
 FORMAT_VERSION = 1
 _MAX_CONFIG_BYTES = 16 * 2**20  # a configuration is kilobytes; more is damage or an attack
 
-_TYPES = {"backend": str, "recipe": str, "config": dict, "data": dict, "metrics": dict}
+_TYPES = {"backend": str, "recipe": str, "config": dict, "data": dict, "metrics": dict, "init": str}
 
 
 @dataclass
@@ -24,6 +24,7 @@ class RunConfig:
     config: Tree  # the resolved recipe; its sample section holds the sampling defaults
     data: Tree  # fingerprint, size (null = endless), labels
     metrics: Tree = field(default_factory=dict)  # figures of the run so far
+    init: str = ""  # whose weights the run began with, if not with random ones
     gentool_version: str = __version__
     format_version: int = FORMAT_VERSION
 

@@ -71,7 +71,7 @@ def train(
         else:
             run_config = _new_run_config(plan, resolved.config, trainer)
             if plan.init:
-                _initialise(trainer, plan, reporter)
+                run_config.init = _initialise(trainer, plan, reporter)
             if trainer.accelerator.is_main_process:
                 create(run, lambda folder: trainer.save(folder, run_config))
             reporter.info(f"new run in {run}")
@@ -167,8 +167,8 @@ def _restore(trainer: Trainer, state: State, run: Path) -> None:
         ) from None
 
 
-def _initialise(trainer: Trainer, plan: Plan, reporter: Reporter) -> None:
-    """Weights of another checkpoint, for training on in a new run."""
+def _initialise(trainer: Trainer, plan: Plan, reporter: Reporter) -> str:
+    """Weights of another checkpoint, for training on in a new run; whose they are, in words."""
     assert plan.init
     loaded = load_checkpoint(find_checkpoint(plan.init, plan.backend), plan.backend)
     try:
@@ -179,4 +179,6 @@ def _initialise(trainer: Trainer, plan: Plan, reporter: Reporter) -> None:
             f"--init {plan.init}: its network has another shape",
             f"its model section is {loaded.run_config.config['model']}",
         ) from None
-    reporter.info(f"weights of {loaded.folder} (step {loaded.step})")
+    whose = f"the weights of {loaded.folder.name}, step {loaded.step}"
+    reporter.info(f"beginning with {whose}")
+    return whose
