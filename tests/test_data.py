@@ -21,10 +21,8 @@ from gentool.data.check import Report, scan
 from gentool.data.config import ImageData
 from gentool.data.decode import decode, fit
 from gentool.data.images import open_images
-from gentool.data.loader import Loader
 from gentool.data.sheet import contact_sheet, describe
 from gentool.data.source import Example
-from gentool.data.stream import Stream
 from gentool.errors import (
     BadDataError,
     MachineError,
@@ -72,30 +70,6 @@ def classes(folder: Path, per_class: int = 3) -> Path:
 def parquet(path: Path, columns: dict) -> str:
     pq.write_table(pa.table(columns), path)
     return str(path)
-
-
-class Listed:
-    """A source in memory; the indices in `bad` cannot be read."""
-
-    labels: tuple[str, ...] = ()
-    fingerprint = "listed"
-
-    def __init__(self, size, bad=()):
-        self.size = size
-        self.bad = set(bad)
-
-    def __getitem__(self, index):
-        if index in self.bad:
-            raise BadDataError(f"record {index}: damaged")
-        return Example(f"record {index}", np.full((4, 4, 3), index % 256, dtype=np.uint8))
-
-
-def loader_of(source, seed=0, cursor=None, report=lambda message: None, **config):
-    config = ImageData(image_size=4, **config)
-    loader = Loader(source, config, Stream(source, seed), seed, report)
-    if cursor:
-        loader.seek(cursor)
-    return loader
 
 
 # Configuration
@@ -369,105 +343,6 @@ def test_flip_and_crop_come_from_the_generator():
         fit(picture(0, *shape), case, rng)
         after.add(torch.rand((), generator=rng).item())
     assert len(after) == 1
-
-
-# Order
-
-
-def test_stream_visits_every_record_once_an_epoch():
-    pairs = Stream(Listed(7), seed=1).next(21)
-    epochs = [[i for e, i in pairs if e == epoch] for epoch in range(3)]
-    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
-    assert pairs != Stream(Listed(7), seed=2).next(21)
-    assert Stream(Listed(None), seed=1).next(3) == [(0, 0), (0, 1), (0, 2)]
-
-
-@pytest.mark.parametrize("size", [7, None])
-def test_stream_goes_on_from_any_cursor(size):
-    whole = Stream(Listed(size), seed=1).next(20)
-    for cut in range(20):
-        first, second = Stream(Listed(size), 1), Stream(Listed(size), 1)
-        first.next(cut)
-        second.seek(json.loads(json.dumps(first.cursor)))
-        assert second.next(20 - cut) == whole[cut:]
-
-
-@pytest.mark.parametrize("size", [7, None])
-def test_two_ranks_share_one_order(size):
-    ranks = [Stream(Listed(size), 1, rank, world=2) for rank in range(2)]
-    shares = [[*rank.next(3), *rank.next(7)] for rank in ranks]
-    together = [pair for both in zip(*shares, strict=True) for pair in both]
-    assert together == Stream(Listed(size), 1).next(20)
-    assert ranks[0].cursor == ranks[1].cursor
-
-
-# Loading
-
-
-def test_loader_keeps_the_order_and_resumes():
-    source = Listed(11)
-    order = Stream(source, 0).next(30)
-    whole = loader_of(source, workers=4)
-    batches = [whole.next(5) for _ in range(6)]
-    assert [(x.epoch, x.index) for batch in batches for x in batch] == order
-    first = batches[0][0]
-    assert (first.image.shape, first.image.dtype) == ((3, 4, 4), torch.float32)
-    assert torch.equal(first.image, torch.full((3, 4, 4), first.index / 127.5 - 1))
-    whole.close()
-
-    cut = loader_of(source)
-    cut.next(5)
-    cut.next(3)
-    cursor = json.loads(json.dumps(cut.cursor))
-    assert cursor == {"epoch": 0, "shard": 0, "window": 0, "offset": 8, "seen": 8, "skipped": 0}
-    cut.close()
-    again = loader_of(source, cursor=cursor)
-    rest = again.next(22)
-    assert [(x.epoch, x.index) for x in rest] == order[8:]
-    draws = [[torch.randn((), generator=x.rng) for x in xs] for xs in (rest[-5:], batches[5])]
-    assert draws[0] == draws[1]
-    again.seek(cursor)
-    assert [(x.epoch, x.index) for x in again.next(4)] == order[8:12]
-    again.close()
-
-
-def test_loader_stops_at_a_bad_record():
-    loader = loader_of(Listed(8, bad=[3]))
-    with pytest.raises(BadDataError, match="^record 3: damaged"):
-        loader.next(8)
-    loader.close()
-
-
-def test_loader_skips_and_counts():
-    told: list[str] = []
-    source = Listed(200, bad=[3, 199])
-    loader = loader_of(source, on_error="skip", workers=4, report=told.append)
-    got = [x.index for x in loader.next(200)]
-    expected = [i for _, i in Stream(source, 0).next(200)]
-    assert got == [{3: 4, 199: 0}.get(i, i) for i in expected]
-    assert (loader.skipped, loader.cursor["skipped"], loader.cursor["offset"]) == (2, 2, 0)
-    assert sorted(told) == ["skipped: record 199: damaged", "skipped: record 3: damaged"]
-    loader.next(600)
-    assert len(told) == 5
-    loader.close()
-
-
-@pytest.mark.parametrize("bad", [range(3), range(0, 200, 2)])
-def test_loader_skips_only_so_many(bad):
-    loader = loader_of(Listed(200, bad=bad), on_error="skip")
-    loader.next(999)
-    with pytest.raises(BadDataError, match="of 1000 records cannot be read, more than 1 %"):
-        loader.next(1)
-    loader.close()
-
-
-@pytest.mark.parametrize("size", [5, None])
-def test_loader_gives_up_when_nothing_can_be_read(size):
-    loader = loader_of(Listed(size, bad=range(5000)), on_error="skip")
-    with pytest.raises(BadDataError, match="records in a row cannot be read"):
-        loader.next(1)
-    loader.close()
 
 
 # Looking

@@ -1,0 +1,210 @@
+"""The built-in world: its captions, its splits and the data set made of them."""
+
+import zlib
+from collections import Counter
+from itertools import product
+
+import numpy as np
+import pytest
+
+from gentool.data.scenes import (
+    COLORS,
+    PLACES,
+    SHAPES,
+    SIZES,
+    SPLITS,
+    Layout,
+    Scene,
+    Scenes,
+    Thing,
+    caption,
+    draw_scene,
+    parse_caption,
+    read_scene,
+    split_of,
+    training_shares,
+)
+from gentool.data.scenes.language import LANGUAGES, n_variants
+from gentool.data.scenes.world import NOVEL_PAIRS, descriptions
+from gentool.errors import UsageError
+
+Drawn = tuple[Scene, Layout]
+
+
+def draws(n: int, seed: int = 0) -> list[Drawn]:
+    rng = np.random.default_rng(seed)
+    return [draw_scene(rng, SPLITS[i % 3]) for i in range(n)]
+
+
+def two_things(n: int, seed: int = 0) -> list[Drawn]:
+    return [drawn for drawn in draws(4 * n, seed) if len(drawn[0].things) == 2][:n]
+
+
+# --- captions ---
+
+
+def test_every_template_is_parsed_back() -> None:
+    drawn = draws(60) + [(scene.inverted(), layout) for scene, layout in two_things(20)]
+    for scene, _ in drawn:
+        for language in LANGUAGES:
+            n = n_variants(language, len(scene.things))
+            texts = [caption(scene, language, variant) for variant in range(n)]
+            assert n >= 4 and len(set(texts)) == n
+            assert [parse_caption(text) for text in texts] == [scene.canonical()] * n
+
+
+def test_a_caption_drawn_from_a_generator_is_one_of_the_variants() -> None:
+    scene = draws(1)[0][0]
+    rng = np.random.default_rng(0)
+    drawn = {caption(scene, "zh", rng) for _ in range(200)}
+    n = n_variants("zh", len(scene.things))
+    assert drawn == {caption(scene, "zh", variant) for variant in range(n)}
+
+
+def test_no_text_tells_two_scenes() -> None:
+    told: dict[str, Scene] = {}
+    for scene, _ in draws(2000):
+        for language in LANGUAGES:
+            for variant in range(n_variants(language, len(scene.things))):
+                text = caption(scene, language, variant)
+                assert told.setdefault(text, scene.canonical()) == scene.canonical()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a small red circle in the top left",
+        "  A Small RED circle in the top left\n",
+        "in the top left there is a small red circle",
+        "画面左上角是一个红色的小圆形",
+    ],
+)
+def test_known_captions(text: str) -> None:
+    assert parse_caption(text) == Scene((Thing("circle", "red", "small"),), "top left", None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a red circle in the top left",
+        "a small circle in the top left",
+        "a small red circle",
+        "a small red in the top left",
+        "a red small circle in the top left",
+        "a small red circle in the top left left",
+        "a small red circle in the top",
+        "a small red circle in the top left.",
+        "a small  red circle in the top left",
+        "a small red circle in the left top",
+        "a small orange circle in the top left",
+        "one a small red circle in the top left",
+        "a small red circle is above a large green",
+        "a small red circle is above above a large green cross",
+        "a small red circle is above a large green cross in the top left",
+        "a small red circle is left of a large green cross",
+        "a small red circle above a large green cross",
+        "画面左上角是一个小圆形",
+        "画面左上角是一个红色的圆形",
+        "画面左上角是一个红色小圆形",
+        "画面是一个红色的小圆形",
+        "一个红色的小圆形在左上角。",
+        "一个红色的小圆形 在左上角",
+        "一个红色的小圆形在一个绿色的大十字形的",
+        "一个small red circle在左上角",
+    ],
+)
+def test_near_misses_are_not_captions(text: str) -> None:
+    assert parse_caption(text) is None
+
+
+def test_no_place_is_part_of_another() -> None:
+    assert not any(a in b for a, b in product(PLACES, PLACES) if a != b)
+
+
+def test_dropping_or_doubling_a_word_breaks_a_caption() -> None:
+    for index in range(200):
+        words = Scenes()[index].caption.split()
+        for i in range(len(words)):
+            assert parse_caption(" ".join(words[:i] + words[i + 1 :])) is None
+            assert parse_caption(" ".join(words[: i + 1] + words[i:])) is None
+
+
+# --- splits and the source ---
+
+
+def test_splits_are_disjoint_and_hold_out_what_they_say() -> None:
+    scenes = {split: {s for kind in descriptions(split) for s in kind} for split in SPLITS}
+    assert sum(map(len, scenes.values())) == len(set.union(*scenes.values())) == 432 + 4608
+    pairs = {
+        split: {(thing.shape, thing.color) for scene in scenes[split] for thing in scene.things}
+        for split in SPLITS
+    }
+    assert not pairs["train"] & NOVEL_PAIRS and not pairs["test"] & NOVEL_PAIRS
+    assert all(
+        any((thing.shape, thing.color) in NOVEL_PAIRS for thing in scene.things)
+        for scene in scenes["test-novel"]
+    )
+    assert {shape for shape, _ in pairs["train"]} == set(SHAPES)
+    assert {color for _, color in pairs["train"]} == set(COLORS)
+    assert 0.08 < len(scenes["test"]) / len(scenes["train"] | scenes["test"]) < 0.12
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_source_draws_only_from_its_split(split: str) -> None:
+    for index in range(300):
+        scene = parse_caption(Scenes(split)[index].caption)
+        assert scene is not None and split_of(scene) == split_of(scene.canonical()) == split
+
+
+def test_the_same_index_is_the_same_example() -> None:
+    for index in (0, 1, 17, 10**9):
+        a, b = Scenes("test", "both")[index], Scenes("test", "both")[index]
+        assert (a.key, a.caption, a.label) == (b.key, b.caption, None)
+        assert a.image.dtype == np.uint8 and np.array_equal(a.image, b.image)
+        assert np.array_equal(a.image, Scenes("test", "zh")[index].image)
+    assert a.key == "scenes test 1000000000"
+
+
+def test_the_bytes_of_the_first_examples_are_pinned() -> None:
+    """Raise source.VERSION when this changes: a checkpoint names the world it was trained on."""
+    example = Scenes()[0]
+    assert example.caption == "a large yellow circle in the top right"
+    assert zlib.crc32(example.image.tobytes()) == 3264891892
+
+
+def test_picture_caption_and_language_agree() -> None:
+    languages: Counter[str] = Counter()
+    source = Scenes(language="both")
+    for index in range(300):
+        example = source[index]
+        assert read_scene(example.image) == parse_caption(example.caption) is not None
+        languages["en" if example.caption.isascii() else "zh"] += 1
+    assert min(languages.values()) > 100
+
+
+def test_the_source_names_itself() -> None:
+    source = Scenes()
+    assert (source.size, source.labels, source.fingerprint) == (None, (), "scenes-1-train-en")
+    assert len({Scenes(split).fingerprint for split in SPLITS}) == 3
+    with pytest.raises(UsageError) as error:
+        Scenes("tets")
+    assert error.value.hint == "did you mean 'test'?"
+    with pytest.raises(UsageError):
+        Scenes(language="de")
+
+
+def test_training_shares_are_those_of_draws() -> None:
+    rng = np.random.default_rng(5)
+    things: Counter[str] = Counter()
+    scenes: Counter[str] = Counter()
+    for _ in range(10_000):
+        scene = draw_scene(rng, "train")[0].canonical()
+        scenes[scene.place or scene.relation or ""] += 1
+        for thing in scene.things:
+            things.update((thing.shape, thing.color, thing.size))
+    n_things = sum(things[size] for size in SIZES)
+    for kind, shares in training_shares().items():
+        of_scenes = kind in ("place", "relation")
+        counts, n = (scenes, 10_000) if of_scenes else (things, n_things)
+        assert all(abs(counts[word] / n - share) < 0.02 for word, share in shares.items())
