@@ -1,54 +1,16 @@
 """The order of examples, and the loader that decodes them ahead."""
 
-import io
 import json
-from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from gentool.data.config import ImageData
 from gentool.data.loader import Loader
 from gentool.data.source import Example
 from gentool.data.stream import Stream
-from gentool.errors import (
-    BadDataError,
-)
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory, monkeypatch):
-    """A cache of `datasets` that is the test's own."""
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
-    return folder
-
-
-def encoded(pixels, form="PNG", **options) -> bytes:
-    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    buffer = io.BytesIO()
-    image.save(buffer, form, **options)
-    return buffer.getvalue()
-
-
-def picture(seed: int, height: int = 32, width: int = 32) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-
-
-def classes(folder: Path, per_class: int = 3) -> Path:
-    """cat/0.png, ... and dog/0.png, ...; picture number n has seed n."""
-    for c, name in enumerate(("cat", "dog")):
-        for i in range(per_class):
-            write(folder / name / f"{i}.png", encoded(picture(per_class * c + i)))
-    return folder
+from gentool.errors import BadDataError
 
 
 class Listed:
