@@ -95,15 +95,16 @@ class Trainer:
         self.step = state.step
 
     def save(self, run: Path, run_config: RunConfig) -> None:
-        """Write a state, then the files that sampling reads; a crash in between loses nothing."""
-        if self.accelerator.is_main_process:
-            self._check_weights()
-            write_state(run, self.state())
-            losses = Log(run).validation_losses()
-            prune(run, self.train.keep_last, self.train.keep_best, losses)
-            write_weights(run, self.ema.module.state_dict(), self.step, run_config.config)
-            self._publish(run, run_config)
-        self.accelerator.wait_for_everyone()
+        """Write a state, then the files that sampling reads; a crash in between loses nothing.
+
+        For the main process alone; the others need not wait.
+        """
+        self._check_weights()
+        write_state(run, self.state())
+        losses = Log(run).validation_losses()
+        prune(run, self.train.keep_last, self.train.keep_best, losses)
+        write_weights(run, self.ema.module.state_dict(), self.step, run_config.config)
+        self._publish(run, run_config)
 
     def catch_up(self, run: Path, run_config: RunConfig) -> None:
         """After `restore`: do what a crash right after that state was written left undone."""
@@ -159,14 +160,16 @@ class Trainer:
                 if self._due(train.log_every) or self.step == 1:
                     self._log(run, rate)
                 if self._due(train.save_every):
-                    self.save(run, run_config)
+                    if self.accelerator.is_main_process:
+                        self.save(run, run_config)
                     saved = self.step
                 if self._due(train.validate_every):
                     self._validate(run, run_config)
                 if self._due(train.sample_every):
                     self._preview(run, request)
-            if saved != self.step:
+            if saved != self.step and self.accelerator.is_main_process:
                 self.save(run, run_config)
+            self.accelerator.wait_for_everyone()
         self.reporter.info(f"saved step {self.step} of {train.steps} in {run}")
         if request.number:
             stopped = Terminated if request.number == signal.SIGTERM else Interrupted
