@@ -1,7 +1,7 @@
 """Run a command and record its figures.
 
     python benchmarks/record.py NAME gentool eval ddpm --num 512 --json
-    python benchmarks/record.py NAME --seconds gentool demo
+    python benchmarks/record.py --seconds NAME gentool demo
 
 With --seconds the figure is how long the command took, else what it prints under --json.
 """
