@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from gentool.data.scenes import SPLITS, Layout, Scene, draw_scene
 
 # Before torch is imported, and for the processes that tests start: the tensors are tiny, and
 # threads that wait for one another crawl on a machine that has other work.
@@ -127,3 +130,17 @@ def log_of(run: Path) -> list[dict]:
 
 def weights_of(run: Path) -> bytes:
     return (run / "model.safetensors").read_bytes()
+
+
+Drawn = tuple[Scene, Layout]
+
+
+def draws(n: int, seed: int = 0) -> list[Drawn]:
+    """Scenes of the three splits in turn."""
+    rng = np.random.default_rng(seed)
+    return [draw_scene(rng, SPLITS[i % 3]) for i in range(n)]
+
+
+def two_things(n: int, seed: int = 0) -> list[Drawn]:
+    """Scenes of two things."""
+    return [drawn for drawn in draws(4 * n, seed) if len(drawn[0].things) == 2][:n]

@@ -6,6 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from conftest import draws, two_things
 
 from gentool.data.scenes import (
     COLORS,
@@ -13,7 +14,6 @@ from gentool.data.scenes import (
     SHAPES,
     SIZES,
     SPLITS,
-    Layout,
     Scene,
     Scenes,
     Thing,
@@ -27,18 +27,6 @@ from gentool.data.scenes import (
 from gentool.data.scenes.language import LANGUAGES, n_variants
 from gentool.data.scenes.world import NOVEL_PAIRS, descriptions
 from gentool.errors import UsageError
-
-Drawn = tuple[Scene, Layout]
-
-
-def draws(n: int, seed: int = 0) -> list[Drawn]:
-    rng = np.random.default_rng(seed)
-    return [draw_scene(rng, SPLITS[i % 3]) for i in range(n)]
-
-
-def two_things(n: int, seed: int = 0) -> list[Drawn]:
-    return [drawn for drawn in draws(4 * n, seed) if len(drawn[0].things) == 2][:n]
-
 
 # --- captions ---
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import draws, two_things
 
 from gentool.data.scenes import (
     COLORS,
@@ -30,16 +31,6 @@ CIFAR = Path(__file__).parents[2] / "shared/data/cifar10/train.parquet"
 N = 400  # pictures a rejection class
 
 Picture = np.ndarray
-Drawn = tuple[Scene, Layout]
-
-
-def draws(n: int, seed: int = 0) -> list[Drawn]:
-    rng = np.random.default_rng(seed)
-    return [draw_scene(rng, SPLITS[i % 3]) for i in range(n)]
-
-
-def two_things(n: int, seed: int = 0) -> list[Drawn]:
-    return [drawn for drawn in draws(4 * n, seed) if len(drawn[0].things) == 2][:n]
 
 
 def as_pixels(light: np.ndarray) -> Picture:

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 REPORTED = 5  # skipped records that are named; the others are only counted
 CAP_SEEN = 1000  # records after which the share of skipped ones is judged
 CAP_PERCENT = 1
+ON_BAD = "gentool data check lists all such records; --set data.on_error=skip leaves them out"
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class Loader:
                 example = self.source[record]
             except BadDataError as error:
                 if self.config.on_error == "stop":
-                    raise
+                    raise BadDataError(str(error), ON_BAD) from error
                 problem = problem or str(error)
                 continue
             pixels = torch.from_numpy(fit(example.image, self.config, rng))
