@@ -37,15 +37,23 @@ def free_name(stem: str) -> str:
 
 
 def write_images(
-    batches: Batches, n: int, shape: tuple[int, int, int], out: str, tell: Tell
+    batches: Batches,
+    n: int,
+    shape: tuple[int, int, int],
+    out: str,
+    tell: Tell,
+    columns: int | None = None,
 ) -> None:
-    """Write n images of `shape` (C, H, W) to `out`; `tell` hears of each as it is written."""
+    """Write n images of `shape` (C, H, W) to `out`; `tell` hears of each as it is written.
+
+    columns: of a grid; near square where not given.
+    """
     if out.endswith("/") or Path(out).is_dir():
         _write_folder(batches, Path(out), tell)
     elif out.endswith(".npy"):
         _write_array(batches, n, shape, Path(out), tell)
     else:
-        _write_grid(batches, out, tell)
+        _write_grid(batches, out, tell, columns)
 
 
 def _write_folder(batches: Batches, folder: Path, tell: Tell) -> None:
@@ -83,10 +91,10 @@ def _write_array(
         tell(number, path, place)
 
 
-def _write_grid(batches: Batches, out: str, tell: Tell) -> None:
+def _write_grid(batches: Batches, out: str, tell: Tell, columns: int | None) -> None:
     drawn = [(numbers, to_uint8(images)) for numbers, images in batches]
     buffer = io.BytesIO()
-    grid(np.concatenate([images for _, images in drawn])).save(buffer, "PNG")
+    grid(np.concatenate([images for _, images in drawn]), columns).save(buffer, "PNG")
     if out == "-":
         sys.stdout.buffer.write(buffer.getvalue())
         sys.stdout.buffer.flush()

@@ -1,7 +1,7 @@
 """ddpm: its algorithm against oracles, the U-Net, and that sample i is always the same image."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from gentool.backends.ddpm import Config, ModelConfig, SampleConfig
-from gentool.backends.ddpm.algorithm import loss_weight, predict_x_0, training_loss
+from gentool.backends.ddpm.algorithm import denoiser, loss_weight, training_loss
 from gentool.backends.ddpm.backend import Backend
 from gentool.backends.ddpm.network import Attention, UNet, timestep_features
 from gentool.diffusion.gaussian import Gaussian
-from gentool.diffusion.samplers import ancestral, ddim
+from gentool.diffusion.samplers import ancestral, ddim, dpm_solver_pp
 from gentool.diffusion.schedules import SCHEDULES, linear_betas
 from gentool.errors import UsageError
 from gentool.rng import BatchRng, generator, seed_of, torch_seed
@@ -26,15 +26,6 @@ T = 50
 TINY = {"channels": 8, "multipliers": [1], "blocks": 1, "attention": [], "norm_groups": 4}
 STEPS = SampleConfig(steps=T)
 PREDICTIONS = ["eps", "x_0", "v"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks this small are many times slower on threads that wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def config(size: int = 8, image_channels: int = 3, **model: object) -> Config:
@@ -111,13 +102,11 @@ def test_every_kl_term_of_the_oracle_is_0(schedule: str, prediction: str) -> Non
     """Told the truth, the model's mean is the posterior's at every t."""
     chain = Gaussian(SCHEDULES[schedule](1000))
     x_0, eps = normal(2, 1, 2, 2).double().clamp(-1, 1), normal(2, 1, 2, 2, seed=1).double()
-    predict = predict_x_0(
-        lambda _, t: as_predicted(chain, x_0, t, eps)[prediction], chain, prediction
-    )
+    denoise = denoiser(lambda _, t: as_predicted(chain, x_0, t, eps)[prediction], chain, prediction)
     for t in range(chain.T):
         x_t = chain.q_sample(x_0, t, eps)
         mean, variance = chain.q_posterior(x_0, x_t, t)
-        model_mean, model_variance = chain.q_posterior(predict(x_t, t), x_t, t)
+        model_mean, model_variance = chain.q_posterior(denoise(x_t, t).x_0, x_t, t)
         torch.testing.assert_close(model_mean, mean, rtol=0, atol=1e-9)
         assert torch.equal(model_variance, variance)
 
@@ -155,13 +144,14 @@ def test_the_backend_trains_and_draws_what_the_recipe_says(network: nn.Module) -
     rng, one = BatchRng.for_samples(0, [0]), backend.chain.respaced(1)
     got = backend.draw(network, BatchRng.for_samples(0, [0]), SampleConfig(steps=1))
     with torch.no_grad():
-        torch.testing.assert_close(got, predict_x_0(network, one, "v")(rng.normal(3, 8, 8), 0))
+        expected = denoiser(network, one, "v")(rng.normal(3, 8, 8), 0).x_0
+        torch.testing.assert_close(got, expected)
 
 
 def test_x_0_is_clipped_to_the_range_of_images() -> None:
     chain = Gaussian(linear_betas(1000))
     x_t = torch.tensor([-3.0, -0.5, 0.5, 3.0]).reshape(1, 1, 2, 2)
-    x_0 = predict_x_0(lambda x, _: torch.zeros_like(x), chain)(x_t, 0)
+    x_0 = denoiser(lambda x, _: torch.zeros_like(x), chain)(x_t, 0).x_0
     torch.testing.assert_close(x_0.flatten(), torch.tensor([-1, -0.500025, 0.500025, 1]))
 
 
@@ -350,15 +340,16 @@ def test_the_same_call_gives_the_same_bytes_and_another_seed_does_not(
     assert (other - drawn).abs().amax(dim=(1, 2, 3)).min() > 0.1
 
 
-@pytest.mark.parametrize("sampler", ["ancestral", "ddim"])
+@pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm++"])
+@pytest.mark.parametrize("spacing, first", [("trailing", 4), ("leading", 0)])
 def test_with_fewer_steps_the_network_is_told_the_original_ones(
-    backend: Backend, network: nn.Module, sampler: str
+    backend: Backend, network: nn.Module, sampler: str, spacing: str, first: int
 ) -> None:
     told: list[list[int]] = []
     hook = network.register_forward_pre_hook(lambda _, inputs: told.append(inputs[1].tolist()))
-    backend.draw(network, BatchRng.for_samples(0, [0, 1]), SampleConfig(8, sampler))
+    backend.draw(network, BatchRng.for_samples(0, [0, 1]), SampleConfig(10, sampler, spacing))
     hook.remove()
-    assert told == [[t, t] for t in (49, 42, 35, 28, 21, 14, 7, 0)]
+    assert told == [[t, t] for t in range(first + 45, -1, -5)]
 
 
 @pytest.mark.parametrize(
@@ -369,16 +360,19 @@ def test_with_fewer_steps_the_network_is_told_the_original_ones(
         (ancestral, {"noise_scale": 0.5}),
         (ddim, {}),
         (ddim, {"eta": 0.5, "noise_scale": 0.5}),
+        (dpm_solver_pp, {}),
     ],
 )
 def test_the_options_reach_the_sampler(
     backend: Backend, network: nn.Module, sampler: Any, options: dict[str, Any]
 ) -> None:
-    sample = SampleConfig(steps=9, sampler=sampler.__name__, **options)
+    name = {ancestral: "ancestral", ddim: "ddim", dpm_solver_pp: "dpm++"}[sampler]
+    sample = SampleConfig(steps=9, sampler=name, spacing="leading", **options)
     got = backend.draw(network, BatchRng.for_samples(0, [0]), sample)
-    rng, chain = BatchRng.for_samples(0, [0]), Gaussian(linear_betas(T)).respaced(9)
+    rng, chain = BatchRng.for_samples(0, [0]), Gaussian(linear_betas(T)).respaced(9, "leading")
+    arguments = [denoiser(network, chain), rng.normal(3, 8, 8), chain, rng]
     with torch.no_grad():
-        x_0 = sampler(predict_x_0(network, chain), rng.normal(3, 8, 8), chain, rng, **options)
+        x_0 = sampler(*arguments[: 3 if sampler is dpm_solver_pp else 4], **options)
     assert torch.equal(got, x_0.clamp(-1, 1))
 
 

@@ -1,71 +1,23 @@
-"""The closed forms of the forward chain, the schedules, and the samplers on known answers.
+"""The closed forms of the forward chain, the schedules and respacing.
 
 Everything here is float64 unless a test is about float32, so the tolerances are tight.
 """
 
-from collections.abc import Callable, Sequence
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from tensors import SHAPE, normal
 
-from gentool.diffusion.gaussian import Gaussian, at
-from gentool.diffusion.samplers import VARIANCES, ancestral, ddim
-from gentool.diffusion.schedules import SCHEDULES, cosine_betas, linear_betas
+from gentool.diffusion.gaussian import SPACINGS, Gaussian, at
+from gentool.diffusion.schedules import SCHEDULES
 
 T = 1000
-SHAPE = (2, 3, 4, 4)
 CHAINS = [("linear", 1000), ("linear", 4000), ("cosine", 1000), ("cosine", 4000)]
 
 
 @pytest.fixture(params=["linear", "cosine"])
 def chain(request: pytest.FixtureRequest) -> Gaussian:
     return Gaussian(SCHEDULES[request.param](T))
-
-
-@pytest.fixture
-def short() -> Gaussian:
-    return Gaussian(linear_betas(50))
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def noise(seed: int = 0, batch: int = SHAPE[0]) -> SimpleNamespace:
-    """A source of noise that counts its draws in `shapes`."""
-    generator, shapes = torch.Generator().manual_seed(seed), []
-
-    def draw(*shape: int) -> Tensor:
-        shapes.append(shape)
-        return torch.randn((batch, *shape), dtype=torch.float64, generator=generator)
-
-    return SimpleNamespace(normal=draw, shapes=shapes)
-
-
-def ones() -> SimpleNamespace:
-    return SimpleNamespace(normal=lambda *shape: torch.ones(SHAPE[0], *shape, dtype=torch.float64))
-
-
-def no_noise() -> SimpleNamespace:
-    def refuse(*shape: int) -> Tensor:
-        raise AssertionError("noise was drawn")
-
-    return SimpleNamespace(normal=refuse)
-
-
-def clipped(x_t: Tensor, t: int) -> Tensor:
-    """A predict_x_0 that depends on x_t and t and is often clipped."""
-    return (1.5 * x_t + 0.01 * t).clamp(-1, 1)
-
-
-def trace(sampler: Callable[..., Tensor], *args: object, **options: object) -> list[Tensor]:
-    """x_t after each step, from x_T to x_0."""
-    states = [args[1]]
-    sampler(*args, **options, on_step=lambda _, x_t, __: states.append(x_t))
-    return states
 
 
 # --- schedules
@@ -199,15 +151,28 @@ def test_respacing_with_every_step_changes_nothing(chain: Gaussian) -> None:
 
 
 @pytest.mark.parametrize("steps", [2, 3, 7, 50, 333, T - 1])
-def test_a_respaced_chain_visits_the_original_at_even_steps(chain: Gaussian, steps: int) -> None:
-    fewer = chain.respaced(steps)
+@pytest.mark.parametrize("spacing", SPACINGS)
+def test_a_respaced_chain_visits_the_original_at_even_steps(
+    chain: Gaussian, steps: int, spacing: str
+) -> None:
+    fewer = chain.respaced(steps, spacing)
     visited = fewer.timesteps
     assert fewer.T == len(visited) == steps
-    assert (visited[0].item(), visited[-1].item()) == (0, T - 1)
     gaps = visited.diff()
     assert gaps.min() >= 1 and gaps.max() - gaps.min() <= 1
+    if spacing == "trailing":
+        assert visited[-1] == T - 1 and abs(visited[0] - (T / steps - 1)) <= 0.5
+    else:
+        assert visited[0] == 0 and set(gaps.tolist()) == {T // steps}
     # Not closer at the end of cosine, where 1 - beta is 2e-9.
     torch.testing.assert_close(fewer.alpha_bar, chain.alpha_bar[visited], rtol=1e-6, atol=0)
+
+
+def test_ten_of_a_thousand_steps_are_those_of_the_papers(chain: Gaussian) -> None:
+    """Lin et al. 2024, table 2: for ten steps 1, 101, … 901 and 100, 200, … 1000, from 1."""
+    assert chain.respaced(10, "leading").timesteps.tolist() == list(range(0, T, 100))
+    assert chain.respaced(10).timesteps.tolist() == list(range(99, T, 100))
+    assert chain.respaced(3).timesteps.tolist() == [332, 666, 999]
 
 
 def test_one_step_starts_from_pure_noise(chain: Gaussian) -> None:
@@ -226,171 +191,53 @@ def test_a_chain_respaced_twice_keeps_the_first_indices(chain: Gaussian) -> None
 def test_a_number_of_steps_the_chain_has_not_is_an_error(chain: Gaussian, steps: int) -> None:
     with pytest.raises(ValueError, match=f"1..{T}, got {steps}"):
         chain.respaced(steps)
+    with pytest.raises(ValueError, match="trailing, leading, got 'linspace'"):
+        chain.respaced(10, "linspace")
 
 
-# --- samplers
+@pytest.mark.parametrize("last", [0.0, 1.0, -0.1, 1.5, float("nan")])
+def test_betas_outside_of_0_and_1_are_an_error(last: float) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1, the last is"):
+        Gaussian(torch.tensor([0.1, last], dtype=torch.float64))
 
 
-@pytest.mark.parametrize("steps, noise_scale", [(T, 1.0), (23, 1.0), (23, 0.7)])
-def test_ddim_with_eta_1_is_ancestral_with_the_small_variance(
-    chain: Gaussian, steps: int, noise_scale: float
-) -> None:
-    few, x_T, scale = chain.respaced(steps), normal(*SHAPE), {"noise_scale": noise_scale}
-    a = trace(ancestral, clipped, x_T, few, noise(), variance="fixed_small", **scale)
-    b = trace(ddim, clipped, x_T, few, noise(), eta=1.0, **scale)
-    torch.testing.assert_close(torch.stack(a), torch.stack(b), rtol=0, atol=1e-9)
+# --- variances
 
 
-@pytest.mark.parametrize("betas, steps", [(linear_betas(50), 2), (cosine_betas(1000), 6)])
-def test_ddim_with_eta_1_is_finite_in_float32(betas: Tensor, steps: int) -> None:
-    chain, x_T = Gaussian(betas).respaced(steps), normal(*SHAPE).float()
-    assert bool(ddim(clipped, x_T, chain, noise(), eta=1.0).isfinite().all())
-
-
-@pytest.mark.parametrize("eta", [0.0, 0.4])
-def test_one_ddim_step_to_the_end_is_x_0_hat(chain: Gaussian, eta: float) -> None:
-    x_T = normal(*SHAPE)
-    x_0 = ddim(clipped, x_T, chain.respaced(1), no_noise(), eta=eta)
-    torch.testing.assert_close(x_0, clipped(x_T, 0), rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize("steps", [1, 10, T])
-def test_ddim_told_the_true_eps_goes_back_the_way_it_came(chain: Gaussian, steps: int) -> None:
+@pytest.mark.parametrize("steps", [1, 2, 10, T])
+def test_a_learned_variance_lies_between_the_fixed_ones(chain: Gaussian, steps: int) -> None:
+    """At v = 1 it is beta_t, at -1 the clipped beta_tilde_t, of the chain that is walked."""
     few = chain.respaced(steps)
-    x_0, eps = normal(*SHAPE).clamp(-1, 1), normal(*SHAPE, seed=1)
-
-    def oracle(x_t: Tensor, t: int) -> Tensor:
-        return few.x_0_from_eps(x_t, t, eps)
-
-    x_T = few.q_sample(x_0, few.T - 1, eps)
-    states = trace(ddim, oracle, x_T, few, no_noise())
-    on_the_way = [few.q_sample(x_0, t, eps) for t in reversed(range(few.T))]
-    expected = torch.stack([*on_the_way, x_0])
-    torch.testing.assert_close(torch.stack(states), expected, rtol=0, atol=1e-7)
-
-
-def test_ddim_takes_its_noise_from_the_clipped_x_0() -> None:
-    chain = Gaussian(torch.tensor([0.1, 0.2], dtype=torch.float64))
-    x_T = torch.full((1, 1), 9.0, dtype=torch.float64)
-    states = trace(ddim, clipped, x_T, chain, no_noise())
-    eps = (9 - np.sqrt(0.72)) / np.sqrt(0.28)
-    assert states[1].item() == pytest.approx(np.sqrt(0.9) + np.sqrt(0.1) * eps)
-
-
-@pytest.mark.parametrize("variance", VARIANCES)
-def test_ancestral_told_x_0_at_every_step_returns_it(chain: Gaussian, variance: str) -> None:
-    x_0 = normal(*SHAPE, seed=1)
-    out = ancestral(lambda *_: x_0, normal(*SHAPE), chain, noise(), variance=variance)
-    torch.testing.assert_close(out, x_0, rtol=0, atol=1e-10)
+    beta, alpha_bar = few.beta.numpy(), np.cumprod(1 - few.beta.numpy())
+    before = np.append(1.0, alpha_bar[:-1])
+    beta_tilde = beta * (1 - before) / (1 - alpha_bar)
+    beta_tilde[0] = beta_tilde[1] if steps > 1 else beta[0]
+    t, x_t = torch.arange(steps), torch.zeros(steps, 3, dtype=torch.float64)
+    for v, expected in [
+        (1.0, np.log(beta)),
+        (-1.0, np.log(beta_tilde)),
+        (0.0, (np.log(beta) + np.log(beta_tilde)) / 2),
+        (2.0, 1.5 * np.log(beta) - 0.5 * np.log(beta_tilde)),  # nothing holds it in the range
+    ]:
+        got = few.log_variance("learned_range", t, x_t, torch.full_like(x_t, v))
+        assert got.shape == (steps, 3)
+        np.testing.assert_allclose(got[:, 1], expected, rtol=1e-9)
+    small = few.log_variance("fixed_small", t, x_t)
+    np.testing.assert_allclose(small[:, 0], np.log(beta_tilde), rtol=1e-9)
+    large = few.log_variance("fixed_large", t, x_t)
+    np.testing.assert_allclose(large[1:, 0], np.log(beta[1:]), rtol=1e-9)
+    # Ho's code: the last step's is beta_tilde_1 with the large variance, too.
+    np.testing.assert_allclose(large[0, 0], np.log(beta_tilde[0]), rtol=1e-9)
 
 
-@pytest.mark.parametrize("noise_scale", [1.0, 0.5])
-@pytest.mark.parametrize("variance", VARIANCES)
-def test_the_noise_added_has_the_variance_asked_for(
-    chain: Gaussian, variance: str, noise_scale: float
-) -> None:
-    """With noise that is all ones and x_0_hat = 0 a step adds sigma_t to a multiple of x_t."""
-    few, options = chain.respaced(100), {"variance": variance, "noise_scale": noise_scale}
-    states = trace(ancestral, lambda x, _: 0 * x, normal(*SHAPE), few, ones(), **options)
-    beta = few.beta.numpy()
-    alpha_bar = np.cumprod(1 - beta)
-    for t in range(1, few.T):
-        left = (1 - alpha_bar[t - 1]) / (1 - alpha_bar[t])
-        mean = np.sqrt(1 - beta[t]) * left * states[few.T - 1 - t]
-        sigma = np.sqrt(beta[t] if variance == "fixed_large" else beta[t] * left)
-        expected = torch.full(SHAPE, noise_scale * sigma, dtype=torch.float64)
-        torch.testing.assert_close(states[few.T - t] - mean, expected, rtol=1e-8, atol=1e-12)
+def test_each_pixel_has_its_own_learned_variance(chain: Gaussian) -> None:
+    v = normal(*SHAPE).clamp(-1, 1)
+    got = chain.log_variance("learned_range", torch.tensor([3, 700]), v, v)
+    for i, t in enumerate((3, 700)):
+        upper, lower = chain.beta[t].log(), chain.beta_tilde[t].log()
+        torch.testing.assert_close(got[i], lower + (v[i] + 1) / 2 * (upper - lower))
 
 
-@pytest.mark.parametrize("eta", [0.3, 1.0])
-def test_the_noise_ddim_adds_is_eq_16(short: Gaussian, eta: float) -> None:
-    with_noise = trace(ddim, lambda x, _: 0 * x, normal(*SHAPE), short, ones(), eta=eta)
-    alpha_bar = np.cumprod(1 - short.beta.numpy())
-    for t in range(1, short.T):
-        now, prev = alpha_bar[t], alpha_bar[t - 1]
-        sigma = eta * np.sqrt((1 - prev) / (1 - now)) * np.sqrt(1 - now / prev)
-        eps = with_noise[short.T - 1 - t] / np.sqrt(1 - now)
-        expected = np.sqrt(1 - prev - sigma**2) * eps + sigma
-        torch.testing.assert_close(with_noise[short.T - t], expected)
-
-
-@pytest.mark.parametrize("sampler, options", [(ancestral, {}), (ddim, {"eta": 1.0})])
-def test_the_last_step_adds_no_noise(
-    short: Gaussian, sampler: Callable[..., Tensor], options: dict[str, float]
-) -> None:
-    rng = noise()
-    out = sampler(lambda x, _: 0 * x, normal(*SHAPE), short, rng, **options)
-    assert rng.shapes == [SHAPE[1:]] * (short.T - 1)
-    assert float(out.abs().max()) < 1e-10
-
-
-@pytest.mark.parametrize("sampler, options", [(ancestral, {}), (ddim, {"eta": 1.0})])
-def test_without_noise_x_T_decides_everything(
-    short: Gaussian, sampler: Callable[..., Tensor], options: dict[str, float]
-) -> None:
-    def drawn(seed: int, noise_scale: float, start: int = 0) -> Tensor:
-        x_T = normal(*SHAPE, seed=start)
-        # Never clipped, so that a difference survives to the end.
-        return sampler(
-            lambda x, _: 0.4 * x, x_T, short, noise(seed), noise_scale=noise_scale, **options
-        )
-
-    assert torch.equal(drawn(1, 0.0), drawn(2, 0.0))
-    assert not torch.equal(drawn(1, 1.0), drawn(2, 1.0))
-    assert not torch.equal(drawn(1, 0.0), drawn(1, 0.0, start=1))
-
-
-def test_an_unknown_variance_is_an_error(short: Gaussian) -> None:
-    with pytest.raises(ValueError, match="fixed_large, fixed_small, got 'learned'"):
-        ancestral(clipped, normal(*SHAPE), short, noise(), variance="learned")
-
-
-@pytest.mark.parametrize("sampler", [ancestral, ddim])
-def test_on_step_hears_of_every_step_and_its_x_0_hat(
-    short: Gaussian, sampler: Callable[..., Tensor]
-) -> None:
-    left: list[int] = []
-    guesses: list[Tensor] = []
-    heard: list[tuple[int, Tensor, Tensor]] = []
-
-    def predict(x_t: Tensor, t: int) -> Tensor:
-        left.append(t)
-        guesses.append(clipped(x_t, t))
-        return guesses[-1]
-
-    out = sampler(predict, normal(*SHAPE), short, noise(), on_step=lambda *a: heard.append(a))
-    assert left == [step for step, _, _ in heard] == list(range(short.T))[::-1]
-    assert all(a is b for a, (_, _, b) in zip(guesses, heard, strict=True))
-    assert torch.equal(heard[-1][1], out)
-
-
-def algorithm_2(betas: np.ndarray, x_T: np.ndarray, z: Sequence[np.ndarray]) -> np.ndarray:
-    """Ho et al. 2020, Algorithm 2 as printed (t counts from 1), with eps_theta = `small_eps`."""
-    alpha = 1 - betas
-    x = x_T
-    for t in range(len(betas), 0, -1):
-        alpha_bar = np.prod(alpha[:t])
-        eps = small_eps(x, t - 1)
-        x = (x - (1 - alpha[t - 1]) / np.sqrt(1 - alpha_bar) * eps) / np.sqrt(alpha[t - 1])
-        if t > 1:
-            x = x + np.sqrt(betas[t - 1]) * z[len(betas) - t]
-    return x
-
-
-def small_eps(x: np.ndarray, t: int) -> np.ndarray:
-    return 0.5 * x + 1e-4 * t
-
-
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 2e-4)])
-def test_ancestral_is_algorithm_2_of_the_paper(dtype: torch.dtype, tolerance: float) -> None:
-    betas = np.linspace(1e-4, 0.02, T)
-    chain, x_T = Gaussian(linear_betas(T)), normal(*SHAPE)
-    draw = noise().normal
-    expected = algorithm_2(betas, x_T.numpy(), [draw(*SHAPE[1:]).numpy() for _ in range(T - 1)])
-
-    def predict(x_t: Tensor, t: int) -> Tensor:
-        return chain.x_0_from_eps(x_t, t, 0.5 * x_t + 1e-4 * t)
-
-    got = ancestral(predict, x_T.to(dtype), chain, noise())
-    assert got.dtype == dtype
-    np.testing.assert_allclose(got.double().numpy(), expected, rtol=tolerance, atol=tolerance)
+def test_an_unknown_variance_is_an_error(chain: Gaussian) -> None:
+    with pytest.raises(ValueError, match="fixed_small, learned_range, got 'learned'"):
+        chain.log_variance("learned", 3, normal(*SHAPE))

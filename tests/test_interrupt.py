@@ -132,14 +132,14 @@ def test_a_signal_does_not_wait_for_samples(train, tmp_path, monkeypatch):
 
     draw, steps = Backend.draw, []
 
-    def interrupted(self, network, rng, sample, on_step=None):
+    def interrupted(self, network, rng, sample, on_step=None, **given):
         def step(*arguments):
             steps.append(1)
             if len(steps) == 2:
                 signal.raise_signal(signal.SIGTERM)
             on_step(*arguments)
 
-        return draw(self, network, rng, sample, step)
+        return draw(self, network, rng, sample, step, **given)
 
     monkeypatch.setattr(Backend, "draw", interrupted)
     result = train("--set", "train.sample_every=10")

@@ -76,7 +76,13 @@ def test_json_has_a_record_for_each_picture(sample, tmp_path, name, files):
 
 
 @pytest.mark.parametrize(
-    "kind", ["--sampler ancestral", "--sampler ddim --eta 0.5", "--variance fixed_small"]
+    "kind",
+    [
+        "--sampler ancestral",
+        "--sampler ddim --eta 0.5",
+        "--variance fixed_small",
+        "--sampler dpm++ --spacing leading",
+    ],
 )
 def test_pictures_depend_on_seed_and_number_alone(sample, tmp_path, kind):
     def draw(name, *arguments):
@@ -136,7 +142,8 @@ def test_an_impossible_step_count_is_a_usage_error(sample, tmp_path, steps):
 
 
 @pytest.mark.parametrize("option", ["--precision fp8", "--device abacus", "--eta 2", "--out x.jpg",
-                                    "--noise-scale -1", "--noise-scale nan"])  # fmt: skip
+                                    "--noise-scale -1", "--noise-scale nan", "--sampler euler",
+                                    "--spacing linspace", "--variance learned"])  # fmt: skip
 def test_impossible_values_are_usage_errors(sample, tmp_path, monkeypatch, option):
     monkeypatch.chdir(tmp_path)
     result = sample("-n", 1, *option.split())
@@ -149,11 +156,11 @@ def test_a_failure_half_way_leaves_and_announces_no_file(sample, tmp_path, monke
 
     draw, calls = Backend.draw, []
 
-    def failing(self, *arguments):
+    def failing(self, *arguments, **given):
         calls.append(1)
         if len(calls) == 2:
             raise MemoryError
-        return draw(self, *arguments)
+        return draw(self, *arguments, **given)
 
     monkeypatch.setattr(Backend, "draw", failing)
     for name in ("x.png", "x.npy"):

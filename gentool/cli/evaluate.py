@@ -27,7 +27,7 @@ def evaluate(
     checkpoint: options.Checkpoint = None,
     metric: Annotated[
         list[str] | None,
-        value("NAME", "What to measure; repeatable. (default: all that fit the data)"),
+        value("NAME", "loss, bpd or scenes; repeatable. (default: all that fit, but bpd)"),
     ] = None,
     data: Annotated[
         str | None,
@@ -91,14 +91,15 @@ def scenes(
     gentool eval scenes --images drawn/
     gentool eval scenes --images drawn.npy --captions captions.txt
     """
-    from gentool.evaluate.files import read_captions, read_images
+    from gentool.evaluate.files import read_images
     from gentool.evaluate.scenes import captioned_figures, unconditional_figures
+    from gentool.inputs import read_lines
 
     pixels = read_images(images)
     if captions is None:
         values = unconditional_figures(pixels)
     else:
-        lines = read_captions(captions)
+        lines = read_lines(captions)
         if len(lines) != len(pixels):
             raise UsageError(f"{len(pixels)} pictures but {len(lines)} captions")
         values = captioned_figures(pixels, lines)
@@ -115,7 +116,7 @@ def report(figures: list[Figure], gates: list[str], as_json: bool) -> None:
     for figure in figures:
         if as_json:
             console.record(figure.record())
-        else:
+        elif not figure.detail:
             value = "undefined" if figure.value is None else f"{figure.value:.4f}"
             console.result(f"{figure.metric:32} {value:>10}   n = {figure.n}")
     check_gates(figures, gates)

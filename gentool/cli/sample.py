@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from gentool.cli import options
 from gentool.cli.commands import add_command, group
 from gentool.cli.console import console
 from gentool.cli.options import value
+from gentool.cli.pictures import Out, write
 from gentool.errors import UsageError
 from gentool.registry import BACKENDS, options_module
 
@@ -20,22 +19,22 @@ def sample(
     settings: dict[str, Any],
     checkpoint: options.Checkpoint = None,
     num: Annotated[
-        int, typer.Option("--num", "-n", metavar="N", min=1, help="How many samples.")
-    ] = 16,
+        int | None,
+        value("N", "How many samples; of each class. (default: 16)", "--num", "-n", min=1),
+    ] = None,
+    classes: Annotated[
+        list[str] | None,
+        value("NAME", "Draw this class; repeatable, a row of the grid each.", "--class"),
+    ] = None,
     seed: options.Seed = 0,
     index: Annotated[
         int | None,
         value("I", "Draw only sample I of the seed.", min=0),
     ] = None,
-    out: Annotated[
-        str | None,
-        value(
-            "PATH|-",
-            "x.png: a grid; dir/: a PNG each; x.npy: float32 [N, C, H, W] in [-1, 1]; "
-            "-: the grid to standard output. (default: a new PNG here)",
-            *("--out", "-o"),
-        ),
+    init_noise: Annotated[
+        Path | None, value("x_T.npy", "Start from this noise, [N, C, H, W].")
     ] = None,
+    out: Out = None,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
     precision: options.Precision = None,
@@ -47,42 +46,60 @@ def sample(
     gentool sample {backend} -n 16
     gentool sample {backend} -n 64 --steps 50 --seed 3 --out grid.png
     gentool sample {backend} --index 17 --out - | display
+    gentool sample {backend} -c runs/mine -n 8 --class cat --class dog
 
     Sample I of a seed is the same in any batch, number or order.
     """
     if out == "-" and as_json:
         raise UsageError("--out - and --json both want standard output", "--out FILE with --json")
+    import torch
+
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
-    from gentool.outputs import check_target, free_name, write_images
-    from gentool.sampling import draw_images, sample_settings, words
+    from gentool.inputs import class_index, read_noise
+    from gentool.outputs import check_target, free_name
+    from gentool.sampling import class_names, draw_images, sample_settings, words
 
     if out:
         check_target(out)
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
     chosen = sample_settings(loaded, settings)
+    shape = loaded.backend.shape
+    labels = class_names(loaded)
+    rows = [class_index(name, labels) for name in classes or []]
+    noise = read_noise(init_noise, shape) if init_noise else None
+    each = num or (16 if noise is None else max(1, len(noise) // max(1, len(rows))))
+    indices = range(each * max(1, len(rows))) if index is None else range(index, index + 1)
+    if noise is not None and indices[-1] >= len(noise):
+        raise UsageError(
+            f"{init_noise} holds {len(noise)} samples, {indices[-1] + 1} are asked for"
+        )
+    if index is not None and len(rows) > 1:
+        raise UsageError("--index draws one sample, of one --class")
+
+    y = torch.tensor([rows[i // each if index is None else 0] for i in indices] if rows else [])
+    given = {"y": y} if rows else {}
+    if noise is not None:
+        given["x_T"] = noise[indices.start : indices.stop]
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
-    indices = range(num) if index is None else range(index, index + 1)
     batches = draw_images(
         loaded,
         indices,
         seed,
         chosen,
+        given=given,
         batch_size=batch_size,
         device=device,
         precision=precision,
         progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
     )
+
+    def facts(number: int) -> dict[str, Any]:
+        label = {"class": labels[int(y[number - indices.start])]} if rows else {}
+        return {"seed": seed, **label}
+
     target = out or free_name(f"{backend}-seed{seed}")
-    written: dict[Path, None] = {}
-
-    def tell(number: int, path: Path | None, place: int | None) -> None:
-        if as_json:
-            console.record({"index": number, "seed": seed, "path": str(path), "place": place})
-        elif path and path not in written:
-            written[path] = None
-            console.result(str(path))
-
-    write_images(batches, len(indices), loaded.backend.shape, target, tell)
+    columns = each if len(rows) > 1 else None
+    write(batches, (len(indices), *shape), target, facts if as_json else None, columns)
 
 
 for _backend in BACKENDS:

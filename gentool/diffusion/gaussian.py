@@ -29,22 +29,32 @@ class Gaussian:
         self.alpha_bar_prev = torch.cat([one, self.alpha_bar[:-1]])
         # Eq. 7. The first posterior variance is 0: at t = 0 the posterior is x_0 itself.
         self.beta_tilde = betas * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
+        # Where a logarithm is needed the step after stands in for that 0, as in Ho's code.
+        self.log_beta_tilde = torch.cat([self.beta_tilde[1:2], self.beta_tilde[1:]]).log()
+        if self.T == 1:
+            self.log_beta_tilde = betas.log()
         self.snr = self.alpha_bar / (1 - self.alpha_bar)
         self.mu_x_0 = self.alpha_bar_prev.sqrt() * betas / (1 - self.alpha_bar)
         self.mu_x_t = self.alpha.sqrt() * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
 
-    def respaced(self, steps: int) -> "Gaussian":
-        """The same process visited at `steps` of its T steps, evenly, first and last among them.
+    def respaced(self, steps: int, spacing: str = "trailing") -> "Gaussian":
+        """The same process visited at `steps` of its T steps, evenly.
 
+        spacing: `trailing` includes the last step, so that sampling starts from pure noise (Lin et
+        al. 2024, section 3.3); `leading` includes the first instead, as DDIM's code does.
         Nichol & Dhariwal 2021, Eq. 19: beta'_i = 1 - alpha_bar[S_i] / alpha_bar[S_{i-1}].
         """
         if not 1 <= steps <= self.T:
             raise ValueError(f"steps must be in 1..{self.T}, got {steps}")
+        if spacing not in SPACINGS:
+            raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, got {spacing!r}")
         if steps == self.T:
             return self
-        # One step must start from pure noise, so it is the last of the chain, not the first.
-        first = 0 if steps > 1 else self.T - 1
-        S = torch.linspace(first, self.T - 1, steps, dtype=torch.float64).round().long()
+        i = torch.arange(steps, dtype=torch.float64)
+        if spacing == "trailing":
+            S = self.T - 1 - ((steps - 1 - i) * self.T / steps).round().long()
+        else:
+            S = (i * (self.T // steps)).long()
         alpha_bar = self.alpha_bar[S]
         one = torch.ones(1, dtype=torch.float64)
         betas = 1 - alpha_bar / torch.cat([one, alpha_bar[:-1]])
@@ -60,6 +70,26 @@ class Gaussian:
         """Mean mu_tilde [B, ...] and variance beta_tilde of q(x_{t-1} | x_t, x_0). Eq. 6 and 7."""
         mu_tilde = at(self.mu_x_0, t, x_t) * x_0 + at(self.mu_x_t, t, x_t) * x_t
         return mu_tilde, at(self.beta_tilde, t, x_t)
+
+    def log_variance(
+        self, variance: str, t: Tensor | int, x_t: Tensor, v: Tensor | None = None
+    ) -> Tensor:
+        """log sigma_t^2 of p(x_{t-1} | x_t), [B, ...] or broadcasting over it.
+
+        variance: `fixed_small` is beta_tilde_t and `fixed_large` beta_t (Ho et al., section 3.2);
+        `learned_range` lies between them, v [B, ...] from -1 to 1 (Nichol & Dhariwal 2021, Eq. 15,
+        whose v is (v + 1) / 2 here, as in their code).
+        """
+        if variance == "learned_range":
+            assert v is not None
+            upper, lower = at(self.beta.log(), t, x_t), at(self.log_beta_tilde, t, x_t)
+            return (v + 1) / 2 * upper + (1 - v) / 2 * lower
+        if variance == "fixed_large":
+            # At t = 0 it is beta_tilde_1: that is the better decoder (Ho's code).
+            return at(torch.cat([self.log_beta_tilde[:1], self.beta[1:].log()]), t, x_t)
+        if variance == "fixed_small":
+            return at(self.log_beta_tilde, t, x_t)
+        raise ValueError(f"variance must be one of {', '.join(VARIANCES)}, got {variance!r}")
 
     def x_0_from_eps(self, x_t: Tensor, t: Tensor | int, eps: Tensor) -> Tensor:
         """The x_0 that x_t came from if its noise was eps (Eq. 4 solved for x_0). [B, ...]"""
@@ -89,3 +119,7 @@ def at(table: Tensor, t: Tensor | int, x: Tensor) -> Tensor:
     """table[t] in x's dtype and device, shaped to broadcast over x: [B, 1, ..., 1] or a scalar."""
     values = table[t].to(x.device, x.dtype) if isinstance(t, int) else table.to(x.device)[t]
     return values.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
+
+
+SPACINGS = ("trailing", "leading")
+VARIANCES = ("fixed_large", "fixed_small", "learned_range")

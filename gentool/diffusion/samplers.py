@@ -1,19 +1,28 @@
 """Samplers: from pure noise back to data, one function per published algorithm.
 
 A sampler walks a (possibly respaced) chain from its noisiest step to step 0. It is given
-`predict_x_0(x_t, t) -> x_0_hat`, so it knows neither the network nor how that is parametrised,
-and `rng`, which draws noise for every member of the batch from that member's own generator.
+`denoise(x_t, t)`, so it knows neither the network nor how that is parametrised, and `rng`, which
+draws noise for every member of the batch from that member's own generator.
 `on_step(i, x_t, x_0_hat)` is called after each step with what is left to do.
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from gentool.diffusion.gaussian import Gaussian, at
 
-PredictX0 = Callable[[Tensor, int], Tensor]
+
+class Denoised(NamedTuple):
+    """What a network makes of x_t."""
+
+    x_0: Tensor  # x_0_hat [B, ...]
+    v: Tensor | None = None  # where the variance is learned: [B, ...], see Gaussian.log_variance
+
+
+Denoise = Callable[[Tensor, int], Denoised]
 OnStep = Callable[[int, Tensor, Tensor], None]
 
 
@@ -26,7 +35,7 @@ class Noise(Protocol):
 
 
 def ancestral(
-    predict_x_0: PredictX0,
+    denoise: Denoise,
     x_T: Tensor,
     chain: Gaussian,
     rng: Noise,
@@ -37,25 +46,38 @@ def ancestral(
 ) -> Tensor:
     """Ho et al. 2020, Algorithm 2. x_T: [B, ...] standard normal; returns x_0 [B, ...].
 
-    variance: sigma_t^2 is beta_t (`fixed_large`) or beta_tilde_t (`fixed_small`), section 3.2.
+    variance: that of p(x_{t-1} | x_t), see Gaussian.log_variance.
     noise_scale: factor on the noise added at each step; the algorithm's is 1.
     """
-    if variance not in VARIANCES:
-        raise ValueError(f"variance must be one of {', '.join(VARIANCES)}, got {variance!r}")
     x_t = x_T
     for t in reversed(range(chain.T)):
-        x_0_hat = predict_x_0(x_t, t)
-        x_t, beta_tilde = chain.q_posterior(x_0_hat, x_t, t)  # Eq. 7
-        if t > 0:  # z = 0 at the last step
-            sigma_t = (at(chain.beta, t, x_t) if variance == "fixed_large" else beta_tilde).sqrt()
-            x_t = x_t + noise_scale * sigma_t * rng.normal(*x_t.shape[1:]).to(x_t)
+        denoised = denoise(x_t, t)
+        x_t = _ancestral_step(denoised, x_t, t, chain, rng, variance, noise_scale)
         if on_step:
-            on_step(t, x_t, x_0_hat)
+            on_step(t, x_t, denoised.x_0)
     return x_t
 
 
+def _ancestral_step(
+    denoised: Denoised,
+    x_t: Tensor,
+    t: int,
+    chain: Gaussian,
+    rng: Noise,
+    variance: str,
+    noise_scale: float,
+) -> Tensor:
+    """x_{t-1} ~ p(x_{t-1} | x_t)."""
+    log_variance = chain.log_variance(variance, t, x_t, denoised.v)
+    mean, _ = chain.q_posterior(denoised.x_0, x_t, t)  # Eq. 7
+    if t == 0:  # z = 0 at the last step
+        return mean
+    z = rng.normal(*x_t.shape[1:]).to(x_t)
+    return mean + noise_scale * (log_variance / 2).exp() * z
+
+
 def ddim(
-    predict_x_0: PredictX0,
+    denoise: Denoise,
     x_T: Tensor,
     chain: Gaussian,
     rng: Noise,
@@ -73,7 +95,7 @@ def ddim(
     direction = (1 - chain.alpha_bar_prev - sigma**2).clamp(min=0).sqrt()
     x_t = x_T
     for t in reversed(range(chain.T)):
-        x_0_hat = predict_x_0(x_t, t)
+        x_0_hat = denoise(x_t, t).x_0
         # The noise that agrees with x_0_hat: the network's own would not, once x_0_hat is clipped.
         eps_hat = chain.eps_from_x_0(x_t, t, x_0_hat)
         x_t = at(chain.alpha_bar_prev.sqrt(), t, x_t) * x_0_hat + at(direction, t, x_t) * eps_hat
@@ -84,4 +106,70 @@ def ddim(
     return x_t
 
 
-VARIANCES = ("fixed_large", "fixed_small")
+def dpm_solver_pp(
+    denoise: Denoise, x_T: Tensor, chain: Gaussian, *, on_step: OnStep | None = None
+) -> Tensor:
+    """DPM-Solver++(2M), Lu et al. 2022b, Algorithm 2: deterministic, second order.
+
+    x_T: [B, ...] standard normal; returns x_0 [B, ...]. The first step is of first order (DDIM),
+    and so is the last, which ends without noise: there h is infinite.
+    """
+    alpha, sigma = chain.alpha_bar.sqrt(), (1 - chain.alpha_bar).sqrt()
+    lam = alpha.log() - sigma.log()  # half the log of the signal-to-noise ratio
+    x_t = x_T
+    x_0_before: Tensor | None = None  # x_0_hat of the step before this one
+    for t in reversed(range(chain.T)):
+        x_0_hat = denoise(x_t, t).x_0
+        if t == 0:
+            x_t = x_0_hat
+        else:
+            h = lam[t - 1] - lam[t]
+            D = x_0_hat
+            if x_0_before is not None:
+                r = (lam[t] - lam[t + 1]) / h
+                D = x_0_hat + (x_0_hat - x_0_before) * float(1 / (2 * r))
+            x_t = float(sigma[t - 1] / sigma[t]) * x_t - float(alpha[t - 1] * torch.expm1(-h)) * D
+        x_0_before = x_0_hat
+        if on_step:
+            on_step(t, x_t, x_0_hat)
+    return x_t
+
+
+def repaint(
+    denoise: Denoise,
+    x_T: Tensor,
+    chain: Gaussian,
+    rng: Noise,
+    *,
+    x_0: Tensor,
+    hole: Tensor,
+    jump: int = 10,
+    resample: int = 10,
+    variance: str = "fixed_large",
+    noise_scale: float = 1.0,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Lugmayr et al. 2022 (RePaint), Algorithm 1: draws what is in the hole to fit what is not.
+
+    x_T, x_0: [B, ...]; hole: bool, broadcasting over them, true where x_0 is not known. Outside of
+    it the result is x_0 itself. Every stretch of `jump` steps is walked `resample` times, the
+    picture noised again in between; resample 1 only keeps the known part in place.
+    """
+    x_t = x_T
+    for low in reversed(range(0, chain.T, jump)):
+        high = min(low + jump, chain.T)
+        for time in range(resample):
+            if time > 0:  # back up, from x_{low-1} to x_{high-1}
+                kept = chain.alpha_bar[high - 1] / chain.alpha_bar_prev[low]
+                z = rng.normal(*x_t.shape[1:]).to(x_t)
+                x_t = float(kept.sqrt()) * x_t + float((1 - kept).sqrt()) * z
+            for t in reversed(range(low, high)):
+                denoised = denoise(x_t, t)
+                x_t = _ancestral_step(denoised, x_t, t, chain, rng, variance, noise_scale)
+                known = x_0
+                if t > 0:
+                    known = chain.q_sample(x_0, t - 1, rng.normal(*x_t.shape[1:]).to(x_t))
+                x_t = torch.where(hole, x_t, known)  # Algorithm 1, line 8
+                if on_step:
+                    on_step(t, x_t, denoised.x_0)
+    return x_t

@@ -19,10 +19,13 @@ class Figure:
     seed: int | None
     split: str | None
     settings: dict[str, Any]
+    detail: bool = False  # one of many, for --json alone
 
     def record(self) -> dict[str, Any]:
         """For --json."""
-        return asdict(self)
+        record = asdict(self)
+        del record["detail"]
+        return record
 
 
 _COMPARE = {

@@ -1,6 +1,5 @@
 """Reading the files that are to be scored."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,17 +44,3 @@ def read_images(where: str) -> np.ndarray:
         )
     pixels = np.rint((array + 1) * 127.5).clip(0, 255).astype(np.uint8)
     return pixels.transpose(0, 2, 3, 1)
-
-
-def read_captions(where: str) -> list[str]:
-    """The lines of a UTF-8 file, or of standard input (`-`). Raises NotFoundError, BadDataError."""
-    if where != "-" and not Path(where).is_file():
-        raise NotFoundError(f"no file {where}")
-    data = sys.stdin.buffer.read() if where == "-" else Path(where).read_bytes()
-    lines = []
-    for number, line in enumerate(data.splitlines(), start=1):
-        try:
-            lines.append(line.decode("utf-8"))
-        except UnicodeDecodeError:
-            raise BadDataError(f"{where} line {number} is not UTF-8") from None
-    return lines

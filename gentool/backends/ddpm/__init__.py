@@ -24,6 +24,28 @@ class ModelConfig:
     norm_groups: int = setting(32, "groups of each GroupNorm", low=1)
     dropout: float = setting(0.1, "dropout in residual blocks", low=0.0, high=0.9)
     patch_size: int = setting(1, "pixels per side of what the network sees as one position", low=1)
+    classes: int = setting(0, "classes the network is told of; 0 = none", low=0)
+    time_embedding: str = setting(
+        "add",
+        "what the noise level does in a block: added before the second norm, or scale and shift "
+        "after it (Nichol & Dhariwal 2021)",
+        choices=("add", "scale_shift"),
+    )
+    # Details in which U-Nets trained elsewhere differ; their checkpoints must carry them.
+    time_channels: int = setting(0, "sines and cosines of the noise level; 0 = channels", low=0)
+    time_features: str = setting(
+        "sin_cos", "their order: all sines first, or all cosines", choices=("sin_cos", "cos_sin")
+    )
+    frequency_shift: int = setting(
+        1, "their frequencies end at 1/10000 (1) or one short of it (0)", low=0, high=1
+    )
+    norm_eps: float = setting(1e-6, "epsilon of each GroupNorm", low=0.0)
+    middle_norm: bool = setting(True, "a GroupNorm before the attention in the middle")
+    down_padding: str = setting(
+        "after",
+        "zeros at the strided convolutions: right and below, or on every side",
+        choices=("after", "around"),
+    )
 
 
 @dataclass
@@ -39,6 +61,19 @@ class DiffusionConfig:
     snr_limit: float = setting(
         0.0, "cap on the loss's weight per noise level (Min-SNR); 0 = none", low=0.0
     )
+    variance: str = setting(
+        "fixed",
+        "variance of the reverse step: fixed or learned",
+        choices=("fixed", "learned_range"),
+    )
+    objective: str = setting(
+        "simple",
+        "simple; vlb = the variational bound; hybrid = both, the bound for the learned variance",
+        choices=("simple", "hybrid", "vlb"),
+    )
+    drop_condition: float = setting(
+        0.1, "share of training examples that do not show their class", low=0.0, high=1.0
+    )
 
 
 @dataclass
@@ -46,16 +81,32 @@ class SampleConfig:
     """How to sample: the options of `gentool sample ddpm`, stored in the checkpoint."""
 
     steps: int = setting(1000, "denoising steps", low=1)
-    sampler: str = setting("ancestral", "sampler", choices=("ancestral", "ddim"))
+    sampler: str = setting("ancestral", "sampler", choices=("ancestral", "ddim", "dpm++"))
+    spacing: str = setting(
+        "trailing",
+        "which steps of the chain are taken: the last of each stretch, or the first",
+        choices=("trailing", "leading"),
+    )
     variance: str = setting(
-        "fixed_large",
-        "noise added by the ancestral sampler: beta or beta_tilde",
-        choices=("fixed_large", "fixed_small"),
+        "auto",
+        "noise of the ancestral sampler: beta or beta_tilde; auto = learned, else fixed_large",
+        choices=("auto", "fixed_large", "fixed_small"),
     )
     eta: float = setting(
         0.0, "noise of the ddim sampler: 0 = none, 1 = ancestral", low=0.0, high=1.0
     )
     noise_scale: float = setting(1.0, "factor on the noise added while sampling", low=0.0)
+    guidance_scale: float = setting(
+        1.0, "classifier-free guidance, out_u + X (out_c - out_u); 1 = none", low=0.0
+    )
+
+
+@dataclass
+class DecodeConfig(SampleConfig):
+    """The options of `gentool decode ddpm`: how to sample, and how to fill a hole (RePaint)."""
+
+    jump: int = setting(10, "an edit: steps walked before noise is added again (10)", low=1)
+    resample: int = setting(10, "an edit: times each such stretch is walked (10)", low=1)
 
 
 @dataclass

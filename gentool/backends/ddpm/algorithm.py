@@ -2,7 +2,8 @@
 
 `model_fn(x_t, t)` is the network: x_t [B, C, H, W] at noise level t [B], the index on the full
 chain, 0 the least noisy. In the paper it returns eps_hat, the noise in x_t; named options let it
-return x_0_hat or v_hat instead. Images are in [-1, 1].
+return x_0_hat or v_hat instead, and beside it, as C more channels, the variance of the reverse
+step (Nichol & Dhariwal 2021). Images are in [-1, 1].
 """
 
 from collections.abc import Callable
@@ -10,10 +11,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gentool.diffusion.bound import step_term
 from gentool.diffusion.gaussian import Gaussian
-from gentool.diffusion.samplers import PredictX0
+from gentool.diffusion.samplers import Denoise, Denoised
 
 ModelFn = Callable[[Tensor, Tensor], Tensor]
+
+LAMBDA = 0.001  # weight of L_vlb in L_hybrid
 
 
 def training_loss(
@@ -26,20 +30,34 @@ def training_loss(
     prediction: str = "eps",
     loss: str = "eps",
     snr_limit: float = 0.0,
+    objective: str = "simple",
+    variance: str = "fixed_large",
 ) -> Tensor:
     """Algorithm 1, lines 2-5: L_simple (Eq. 14) of each example, [B].
 
     x_0 [B, C, H, W]; t [B] uniform in 0..T-1; eps [B, C, H, W] standard normal. prediction: what
     the network returns (`eps`, `x_0` or `v`); loss and snr_limit: see `loss_weight`.
+
+    objective: `simple`; `vlb`, the variational bound in bits per dimension, of which this is one
+    of T terms, times T; `hybrid`, their sum, the bound weighted by LAMBDA and training nothing but
+    the learned variance (Nichol & Dhariwal 2021, Eq. 16). variance: that of the bound.
     """
     x_t = chain.q_sample(x_0, t, eps)
+    out, v = split(model_fn(x_t, t), x_0.shape[1])
+    if objective == "vlb":
+        x_0_hat = to_x_0(out, x_t, t, chain, prediction)
+        return chain.T * step_term(chain, x_0, x_t, t, x_0_hat, variance, v)
     if prediction == "eps":
         target = eps
     else:
         target = x_0 if prediction == "x_0" else chain.v(x_0, t, eps)
-    error = (target - model_fn(x_t, t)).square().mean(dim=(1, 2, 3))
+    error = (target - out).square().mean(dim=(1, 2, 3))
     weight = loss_weight(chain, prediction, loss, snr_limit)
-    return error * weight.to(error.device, error.dtype)[t]
+    simple = error * weight.to(error.device, error.dtype)[t]
+    if objective == "simple":
+        return simple
+    x_0_hat = to_x_0(out.detach(), x_t, t, chain, prediction)
+    return simple + LAMBDA * chain.T * step_term(chain, x_0, x_t, t, x_0_hat, variance, v)
 
 
 def loss_weight(chain: Gaussian, prediction: str, loss: str, snr_limit: float) -> Tensor:
@@ -54,19 +72,48 @@ def loss_weight(chain: Gaussian, prediction: str, loss: str, snr_limit: float) -
     return wanted / weights[prediction]
 
 
-def predict_x_0(model_fn: ModelFn, chain: Gaussian, prediction: str = "eps") -> PredictX0:
+def denoiser(model_fn: ModelFn, chain: Gaussian, prediction: str = "eps") -> Denoise:
     """What the samplers ask for: x_0_hat from the network's output, clipped to images' range.
 
     `chain` may be respaced: step i of it is `chain.timesteps[i]` to the network.
     """
 
-    def predict(x_t: Tensor, i: int) -> Tensor:
+    def denoise(x_t: Tensor, i: int) -> Denoised:
         t = torch.full((len(x_t),), int(chain.timesteps[i]), device=x_t.device)
-        out = model_fn(x_t, t)
-        if prediction == "eps":
-            out = chain.x_0_from_eps(x_t, i, out)
-        elif prediction == "v":
-            out = chain.x_0_from_v(x_t, i, out)
-        return out.clamp(-1, 1)
+        out, v = split(model_fn(x_t, t), x_t.shape[1])
+        return Denoised(to_x_0(out, x_t, i, chain, prediction).clamp(-1, 1), v)
 
-    return predict
+    return denoise
+
+
+def to_x_0(out: Tensor, x_t: Tensor, t: Tensor | int, chain: Gaussian, prediction: str) -> Tensor:
+    """x_0_hat [B, C, H, W], not clipped, from the network's output `out` at x_t."""
+    if prediction == "eps":
+        return chain.x_0_from_eps(x_t, t, out)
+    return chain.x_0_from_v(x_t, t, out) if prediction == "v" else out
+
+
+def split(out: Tensor, C: int) -> tuple[Tensor, Tensor | None]:
+    """The network's output [B, C or 2C, H, W] as the prediction and, where it is there, v."""
+    return (out, None) if out.shape[1] == C else (out[:, :C], out[:, C:])
+
+
+def guided(model_fn: Callable[..., Tensor], y: Tensor, null: Tensor, scale: float) -> ModelFn:
+    """Classifier-free guidance (Ho & Salimans 2021): out_u + scale (out_c - out_u).
+
+    y and null: the condition and the empty one, [B, ...] each. scale 1 is no guidance and 0 is
+    without the condition; either takes one call of the network, any other scale two in one batch.
+    A learned variance is that under the condition.
+    """
+    if scale in (0.0, 1.0):
+        condition = y if scale == 1.0 else null
+        return lambda x_t, t: model_fn(x_t, t, condition)
+
+    def both(x_t: Tensor, t: Tensor) -> Tensor:
+        out = model_fn(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, null]))
+        out_c, out_u = out.chunk(2)
+        C = x_t.shape[1]
+        mean = out_u[:, :C] + scale * (out_c[:, :C] - out_u[:, :C])
+        return torch.cat([mean, out_c[:, C:]], dim=1)
+
+    return both

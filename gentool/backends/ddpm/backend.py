@@ -1,28 +1,29 @@
 """ddpm for the shared layers: the only file that sees both the algorithm and the network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from gentool.backends.ddpm import Config, SampleConfig
-from gentool.backends.ddpm.algorithm import predict_x_0, training_loss
+from gentool.backends.ddpm import Config, DecodeConfig, SampleConfig
+from gentool.backends.ddpm.algorithm import ModelFn, denoiser, guided, training_loss
 from gentool.backends.ddpm.network import UNet
 from gentool.data.holdout import train_and_validation
 from gentool.data.loader import Loaded
-from gentool.data.source import Source
+from gentool.data.source import Data, Source
+from gentool.diffusion.bound import prior_term, step_term
 from gentool.diffusion.gaussian import Gaussian
-from gentool.diffusion.samplers import OnStep, ancestral, ddim
+from gentool.diffusion.samplers import OnStep, ancestral, ddim, dpm_solver_pp, repaint
 from gentool.diffusion.schedules import SCHEDULES
-from gentool.errors import UsageError
+from gentool.errors import BadDataError, UsageError
 from gentool.protocol import Batch
 from gentool.render import grid, to_uint8
 from gentool.rng import BatchRng
 
 
 class Backend:
-    """Implements gentool.protocol.Backend, and `draw` for the image verbs."""
+    """Implements gentool.protocol.Backend, `draw` for the image verbs, and `bound` for eval."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -39,19 +40,35 @@ class Backend:
             ) from None
 
     def network(self) -> nn.Module:
-        return UNet(self.config.model, self.config.data.channels, self.config.data.image_size)
+        C, H, _ = self.shape
+        learned = self.config.diffusion.variance == "learned_range"
+        return UNet(self.config.model, C, H, out_channels=2 * C if learned else C)
 
-    def sources(self) -> tuple[Source, Source]:
-        return train_and_validation(self.config.data)
+    def sources(self) -> tuple[Data, Source]:
+        sources = train_and_validation(self.config.data)
+        classes, found = self.config.model.classes, len(sources[0].labels)
+        if classes and classes != found:
+            raise UsageError(
+                f"model.classes is {classes}, the data have {found or 'no'} classes",
+                f"--set model.classes={found}",
+            )
+        return sources
 
     def collate(self, examples: Sequence[Loaded], rng: BatchRng) -> Batch:
         x_0 = torch.stack([example.image for example in examples])
-        return {"x_0": x_0, "t": rng.integers(self.chain.T), "eps": rng.normal(*self.shape)}
+        batch = {"x_0": x_0, "t": rng.integers(self.chain.T), "eps": rng.normal(*self.shape)}
+        if self.config.model.classes:
+            y = torch.tensor([_label(example) for example in examples])
+            dropped = rng.uniform() < self.config.diffusion.drop_condition
+            batch["y"] = torch.where(dropped, self.null_class, y)
+        return batch
 
     def loss(self, network: Callable[..., Tensor], batch: Batch) -> Tensor:
         diffusion = self.config.diffusion
+        y = batch.get("y")
+        learned = diffusion.variance == "learned_range"
         return training_loss(
-            network,
+            network if y is None else lambda x_t, t: network(x_t, t, y),
             batch["x_0"],
             batch["t"],
             batch["eps"],
@@ -59,42 +76,144 @@ class Backend:
             prediction=diffusion.prediction,
             loss=diffusion.loss,
             snr_limit=diffusion.snr_limit,
+            objective=diffusion.objective,
+            variance="learned_range" if learned else self.variance(self.config.sample),
         )
 
     def preview(
         self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
     ) -> None:
         rng = BatchRng.for_samples(0, range(16))
-        images = self.draw(network, rng, self.config.sample, lambda *_: poll())
+        y = torch.arange(16) % self.config.model.classes if self.config.model.classes else None
+        images = self.draw(network, rng, self.config.sample, lambda *_: poll(), y=y)
         grid(to_uint8(images)).save(folder / f"{stem}.png")
+
+    @property
+    def null_class(self) -> int:
+        """The class that stands for none, in training where one was dropped."""
+        return self.config.model.classes
+
+    def no_class(self) -> int:
+        """`null_class`, to draw with. Raises UsageError for a model that was never taught it."""
+        if self.config.model.classes and not self.config.diffusion.drop_condition:
+            raise UsageError(
+                "this model was trained with a class for every image (diffusion.drop_condition 0): "
+                "it cannot draw or guide without one",
+                "name a class, and no guidance scale but 1",
+            )
+        return self.null_class
+
+    def variance(self, sample: SampleConfig) -> str:
+        """Which variance of Gaussian.log_variance `sample` means for this model."""
+        if sample.variance != "auto":
+            return sample.variance
+        learned = self.config.diffusion.variance == "learned_range"
+        return "learned_range" if learned else "fixed_large"
 
     @torch.no_grad()
     def draw(
-        self, network: nn.Module, rng: BatchRng, sample: SampleConfig, on_step: OnStep | None = None
+        self,
+        network: nn.Module,
+        rng: BatchRng,
+        sample: SampleConfig,
+        on_step: OnStep | None = None,
+        *,
+        y: Tensor | None = None,
+        x_T: Tensor | None = None,
+        x_0: Tensor | None = None,
+        hole: Tensor | None = None,
     ) -> Tensor:
         """One image for each generator in `rng`: float32 [B, C, H, W] in [-1, 1], on the CPU.
 
-        Raises UsageError if `sample` asks for more steps than the chain has.
+        y: classes [B]; none draws without one. x_T: noise [B, C, H, W] to start from. x_0 [B, C, H,
+        W] with hole [B, 1, H, W]: an image to keep but for the hole; `sample` is a DecodeConfig.
+        Raises UsageError for what this model cannot do.
         """
+        self._check_sample(sample, y)
+        network.eval()
+        device = next(network.parameters()).device
+        chain = self.chain.respaced(sample.steps, sample.spacing)
+        denoise = denoiser(self._model_fn(network, y, len(rng), sample), chain, self.prediction)
+        noise = rng.normal(*self.shape)  # drawn in any case: the draws after it are the same
+        x = (noise if x_T is None else x_T).to(device)
+        scale, variance = sample.noise_scale, self.variance(sample)
+        if hole is not None and x_0 is not None:
+            assert isinstance(sample, DecodeConfig)
+            x = repaint(
+                denoise, x, chain, rng, x_0=x_0.to(device), hole=hole.to(device), jump=sample.jump,
+                resample=sample.resample, variance=variance, noise_scale=scale, on_step=on_step,
+            )  # fmt: skip
+        elif sample.sampler == "ddim":
+            x = ddim(denoise, x, chain, rng, eta=sample.eta, noise_scale=scale, on_step=on_step)
+        elif sample.sampler == "dpm++":
+            x = dpm_solver_pp(denoise, x, chain, on_step=on_step)
+        else:
+            x = ancestral(
+                denoise, x, chain, rng, variance=variance, noise_scale=scale, on_step=on_step
+            )
+        return x.float().cpu().clamp(-1, 1)
+
+    @torch.no_grad()
+    def bound(
+        self, network: nn.Module, examples: Sequence[Loaded], sample: SampleConfig
+    ) -> Iterator[Tensor]:
+        """The terms of the bound on -log p(x_0) in bits per dimension, [B] each: L_T, then the
+        steps from the noisiest to L_0, one call of the network and one draw of noise each.
+
+        With fewer steps than the chain's T it is the bound of that shorter chain. Classes are
+        given where the model knows any.
+        """
+        network.eval()
+        device = next(network.parameters()).device
+        rng = BatchRng([example.rng for example in examples])
+        x_0 = torch.stack([example.image for example in examples]).to(device)
+        y = torch.tensor([_label(e) for e in examples]) if self.config.model.classes else None
+        self._check_sample(sample, y)
+        chain = self.chain.respaced(sample.steps, sample.spacing)
+        denoise = denoiser(self._model_fn(network, y, len(x_0), sample), chain, self.prediction)
+        yield prior_term(chain, x_0)
+        for i in reversed(range(chain.T)):
+            t = torch.full((len(x_0),), i, device=x_0.device)
+            x_t = chain.q_sample(x_0, t, rng.normal(*self.shape).to(x_0))
+            x_0_hat, v = denoise(x_t, i)
+            yield step_term(chain, x_0, x_t, t, x_0_hat, self.variance(sample), v)
+
+    @property
+    def prediction(self) -> str:
+        """What the network returns: eps, x_0 or v."""
+        return self.config.diffusion.prediction
+
+    def _model_fn(
+        self, network: nn.Module, y: Tensor | None, n: int, sample: SampleConfig
+    ) -> ModelFn:
+        """The network under n conditions y [n]; without y under none."""
+        if not self.config.model.classes:
+            return network
+        device = next(network.parameters()).device
+        null = torch.full((n,), self.null_class, device=device)
+        if y is None:
+            return guided(network, null, null, 0.0)
+        return guided(network, y.to(device), null, sample.guidance_scale)
+
+    def _check_sample(self, sample: SampleConfig, y: Tensor | None) -> None:
         if sample.steps > self.chain.T:
             raise UsageError(
                 f"--steps {sample.steps}: this model's chain has {self.chain.T} steps",
                 f"--steps 1 to {self.chain.T}",
             )
-        network.eval()
-        device = next(network.parameters()).device
-        chain = self.chain.respaced(sample.steps)
-        predict = predict_x_0(network, chain, self.config.diffusion.prediction)
-        x_T = rng.normal(*self.shape).to(device)
-        scale = sample.noise_scale
-        if sample.sampler == "ddim":
-            x_0 = ddim(predict, x_T, chain, rng, eta=sample.eta, noise_scale=scale, on_step=on_step)
-        else:
-            x_0 = ancestral(
-                predict, x_T, chain, rng,
-                variance=sample.variance, noise_scale=scale, on_step=on_step,
-            )  # fmt: skip
-        return x_0.float().cpu().clamp(-1, 1)
+        if y is None and sample.guidance_scale != 1.0:
+            raise UsageError(
+                f"--guidance-scale {sample.guidance_scale} without a class to guide to",
+                "--class NAME" if self.config.model.classes else "this model knows no classes",
+            )
+        if y is None or sample.guidance_scale != 1.0 or bool((y == self.null_class).any()):
+            self.no_class()
+
+
+def _label(example: Loaded) -> int:
+    if example.label is None:
+        raise BadDataError(f"{example.key} has no class", "model.classes = 0 trains without")
+    return example.label
 
 
 def _check(config: Config) -> None:
@@ -111,6 +230,8 @@ def _check(config: Config) -> None:
         )
     if model.channels % 2:
         raise UsageError(f"model.channels {model.channels} is odd")
+    if model.time_channels % 2 or model.time_channels == 2:
+        raise UsageError(f"model.time_channels {model.time_channels} is not 4, 6, 8, …, or 0")
     resolutions = [resolution >> level for level in range(len(model.multipliers))]
     for wanted in model.attention:
         if wanted not in resolutions:
@@ -124,6 +245,23 @@ def _check(config: Config) -> None:
         for name, divisor in divisors.items():
             if width % divisor:
                 raise UsageError(f"model.{name} {divisor} does not divide a width of {width}")
+    if config.diffusion.objective == "hybrid" and config.diffusion.variance == "fixed":
+        raise UsageError(
+            "diffusion.objective hybrid trains a learned variance, which this model has not",
+            'diffusion.variance = "learned_range"',
+        )
+    if config.diffusion.objective == "simple" and config.diffusion.variance == "learned_range":
+        raise UsageError(
+            "diffusion.objective simple does not train the learned variance",
+            'diffusion.objective = "hybrid"',
+        )
+    guides = model.classes and config.diffusion.drop_condition
+    if config.sample.guidance_scale != 1.0 and not guides:
+        raise UsageError(
+            f"sample.guidance_scale {config.sample.guidance_scale} needs a model that is taught "
+            "classes and their absence",
+            "model.classes and diffusion.drop_condition above 0",
+        )
     if config.sample.steps > config.diffusion.T:
         raise UsageError(
             f"sample.steps {config.sample.steps} is more than diffusion.T {config.diffusion.T}"

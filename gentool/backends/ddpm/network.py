@@ -1,7 +1,8 @@
 """The U-Net of Ho et al. 2020 (appendix B): noisy image and noise level in, noise out.
 
 Every resolution level is a row of residual blocks, with self-attention at the resolutions asked
-for; each block is told the noise level through an embedding added between its two convolutions.
+for; each block is told the noise level, and the class where there are classes, through an embedding
+that acts between its two convolutions.
 """
 
 import math
@@ -17,23 +18,35 @@ Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
 class UNet(nn.Module):
-    """eps_hat = UNet(x_t, t); x_t [B, C, H, W], t [B] in 0..T-1, eps_hat [B, C, H, W]."""
+    """eps_hat = UNet(x_t, t, y); x_t [B, C, H, W], eps_hat [B, out_channels, H, W].
 
-    def __init__(self, config: ModelConfig, image_channels: int, image_size: int) -> None:
+    t [B] in 0..T-1; y [B] in 0..classes, where `classes` itself is none of them, and so is no y.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        image_channels: int,
+        image_size: int,
+        out_channels: int | None = None,  # none: image_channels
+    ) -> None:
         super().__init__()
-        self.patch_size = config.patch_size
-        self.n_features = config.channels
-        D = 4 * config.channels
+        self.config = config
+        self.n_features = config.time_channels or config.channels
+        D = 4 * self.n_features
         widths = [config.channels * m for m in config.multipliers]
         resolution = image_size // config.patch_size
-        patch_channels = image_channels * config.patch_size**2
+        positions = config.patch_size**2  # pixels in a patch
 
         def block(c_in: int, c_out: int, resolution: int) -> nn.Module:
             attends = resolution in config.attention
             return Block(c_in, c_out, D, config, attends)
 
         self.time = nn.Sequential(nn.Linear(self.n_features, D), nn.SiLU(), nn.Linear(D, D))
-        self.stem = nn.Conv2d(patch_channels, widths[0], 3, padding=1)
+        if config.classes:
+            self.classes = nn.Embedding(config.classes + 1, D)
+            nn.init.zeros_(self.classes.weight[-1:])  # no class: what the noise level says alone
+        self.stem = nn.Conv2d(image_channels * positions, widths[0], 3, padding=1)
 
         # Down: every output is kept for the way up, last in first out.
         self.down = nn.ModuleList()
@@ -44,12 +57,15 @@ class UNet(nn.Module):
                 c = width
                 skips.append(c)
             if level < len(widths) - 1:
-                self.down.append(Downsample(c))
+                self.down.append(Downsample(c, config))
                 resolution //= 2
                 skips.append(c)
 
         self.middle = nn.ModuleList(
-            [Block(c, c, D, config, attends=True), Block(c, c, D, config, attends=False)]
+            [
+                Block(c, c, D, config, attends=True, normed=config.middle_norm),
+                Block(c, c, D, config, attends=False),
+            ]
         )
 
         self.up = nn.ModuleList()
@@ -61,8 +77,8 @@ class UNet(nn.Module):
                 self.up.append(Upsample(c))
                 resolution *= 2
 
-        self.norm = nn.GroupNorm(config.norm_groups, c, eps=1e-6)
-        self.head = zero(nn.Conv2d(c, patch_channels, 3, padding=1))
+        self.norm = group_norm(c, config)
+        self.head = zero(nn.Conv2d(c, (out_channels or image_channels) * positions, 3, padding=1))
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear) and module.weight.any():
                 nn.init.xavier_uniform_(module.weight)
@@ -71,10 +87,16 @@ class UNet(nn.Module):
         # Convolutions are faster so, on CPU and GPU.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        emb = F.silu(self.time(timestep_features(t, self.n_features)))  # [B, D]
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        config = self.config
+        emb = self.time(
+            timestep_features(t, self.n_features, config.time_features, config.frequency_shift)
+        )
+        if config.classes:
+            emb = emb + self.classes(torch.full_like(t, config.classes) if y is None else y)
+        emb = F.silu(emb)  # [B, D]
         # A patch of p × p pixels becomes one position with p² times the channels.
-        h = F.pixel_unshuffle(x_t, self.patch_size).to(memory_format=torch.channels_last)
+        h = F.pixel_unshuffle(x_t, config.patch_size).to(memory_format=torch.channels_last)
         h = self.stem(h)
         skips = [h]
         for layer in self.down:
@@ -85,36 +107,45 @@ class UNet(nn.Module):
         for layer in self.up:
             h = layer(torch.cat([h, skips.pop()], dim=1) if isinstance(layer, Block) else h, emb)
         h = self.head(F.silu(self.norm(h)))
-        return F.pixel_shuffle(h, self.patch_size).contiguous()
+        return F.pixel_shuffle(h, config.patch_size).contiguous()
 
 
 class Block(nn.Module):
     """Two convolutions around the noise level's embedding, a residual path, then attention."""
 
-    def __init__(self, c_in: int, c_out: int, D: int, config: ModelConfig, attends: bool) -> None:
+    def __init__(
+        self, c_in: int, c_out: int, D: int, config: ModelConfig, attends: bool, normed: bool = True
+    ) -> None:
         super().__init__()
-        self.norm_1 = nn.GroupNorm(config.norm_groups, c_in, eps=1e-6)
+        self.scales = config.time_embedding == "scale_shift"
+        self.norm_1 = group_norm(c_in, config)
         self.conv_1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.emb = nn.Linear(D, c_out)
-        self.norm_2 = nn.GroupNorm(config.norm_groups, c_out, eps=1e-6)
+        self.emb = nn.Linear(D, 2 * c_out if self.scales else c_out)
+        self.norm_2 = group_norm(c_out, config)
         self.dropout = nn.Dropout(config.dropout)
         self.conv_2 = zero(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
-        self.attention = Attention(c_out, config) if attends else nn.Identity()
+        self.attention = Attention(c_out, config, normed) if attends else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # [B, c_in, h, w], [B, D]
-        h = self.conv_1(F.silu(self.norm_1(x))) + self.emb(emb)[:, :, None, None]
-        h = self.conv_2(self.dropout(F.silu(self.norm_2(h))))
+        h = self.conv_1(F.silu(self.norm_1(x)))
+        emb = self.emb(emb)[:, :, None, None]
+        if self.scales:
+            scale, shift = emb.chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
+        else:
+            h = self.norm_2(h + emb)
+        h = self.conv_2(self.dropout(F.silu(h)))
         return self.attention(self.skip(x) + h)  # [B, c_out, h, w]
 
 
 class Attention(nn.Module):
     """Self-attention over positions, with a residual path."""
 
-    def __init__(self, c: int, config: ModelConfig) -> None:
+    def __init__(self, c: int, config: ModelConfig, normed: bool = True) -> None:
         super().__init__()
         self.heads = c // config.head_channels if config.head_channels else 1
-        self.norm = nn.GroupNorm(config.norm_groups, c, eps=1e-6)
+        self.norm = group_norm(c, config) if normed else nn.Identity()
         self.qkv = nn.Linear(c, 3 * c)
         self.out = zero(nn.Linear(c, c))
 
@@ -131,12 +162,13 @@ class Attention(nn.Module):
 class Downsample(nn.Module):
     """Half the resolution: 3 × 3 convolution with stride 2, padded right and below as in Ho's."""
 
-    def __init__(self, c: int) -> None:
+    def __init__(self, c: int, config: ModelConfig) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(c, c, 3, stride=2)
+        self.around = config.down_padding == "around"
+        self.conv = nn.Conv2d(c, c, 3, stride=2, padding=1 if self.around else 0)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        return self.conv(x if self.around else F.pad(x, (0, 1, 0, 1)))
 
 
 class Upsample(nn.Module):
@@ -150,12 +182,24 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
-def timestep_features(t: Tensor, n: int) -> Tensor:
-    """Sines and cosines of t at n/2 frequencies from 1 to 1/10000. t [B] -> [B, n] float32."""
+def timestep_features(t: Tensor, n: int, order: str = "sin_cos", shift: int = 1) -> Tensor:
+    """Sines and cosines of t at n/2 frequencies from 1 to 1/10000. t [B] -> [B, n] float32.
+
+    order: `sin_cos` or `cos_sin`, which half comes first. shift: 1, or 0 for the first n/2 of
+    n/2 + 1 such frequencies.
+    """
     half = n // 2
-    frequencies = torch.exp(-math.log(10_000) / (half - 1) * torch.arange(half, device=t.device))
+    frequencies = torch.exp(
+        -math.log(10_000) / (half - shift) * torch.arange(half, device=t.device)
+    )
     angles = t.float()[:, None] * frequencies[None]
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
+    waves = [angles.sin(), angles.cos()]
+    return torch.cat(waves if order == "sin_cos" else waves[::-1], dim=1)
+
+
+def group_norm(c: int, config: ModelConfig) -> nn.GroupNorm:
+    """Normalisation over groups of the c channels."""
+    return nn.GroupNorm(config.norm_groups, c, eps=config.norm_eps)
 
 
 def zero(module: Layer) -> Layer:

@@ -1,0 +1,60 @@
+"""Where drawn pictures go and how their files are told, for `sample` and `decode`."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from gentool.cli.console import console
+from gentool.cli.options import value
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Out = Annotated[
+    str | None,
+    value(
+        "PATH|-",
+        "x.png: a grid; dir/: a PNG each; x.npy: float32 [N, C, H, W] in [-1, 1]; "
+        "-: the grid to standard output. (default: a new PNG here)",
+        *("--out", "-o"),
+    ),
+]
+
+
+def write(
+    batches: Iterable[tuple[Sequence[int], "Tensor"]],
+    shape: tuple[int, int, int, int],
+    out: str,
+    record: Callable[[int], dict[str, Any]] | None,
+    columns: int | None = None,
+) -> None:
+    """Write pictures of `shape` [N, C, H, W] to `out`, a grid with so many columns; print each file
+    once or, where `record` gives the facts of picture number i, one record a picture."""
+    from gentool.outputs import write_images
+
+    written: dict[Path, None] = {}
+
+    def tell(number: int, path: Path | None, place: int | None) -> None:
+        if record:
+            console.record({"index": number, **record(number), "path": str(path), "place": place})
+        elif path and path not in written:
+            written[path] = None
+            console.result(str(path))
+
+    write_images(batches, shape[0], shape[1:], out, tell, columns)
+
+
+def with_blanks(
+    batches: Iterable[tuple[Sequence[int], "Tensor"]], blank: Sequence[int], shape: tuple[int, ...]
+) -> Iterator[tuple[Sequence[int], "Tensor"]]:
+    """`batches` of pictures [B, *shape], with white ones for the numbers in `blank`, in order."""
+    import torch
+
+    waiting = list(blank)
+    for numbers, images in batches:
+        for number, image in zip(numbers, images, strict=True):
+            while waiting and waiting[0] < number:
+                yield [waiting.pop(0)], torch.ones(1, *shape)
+            yield [number], image[None]
+    for number in waiting:
+        yield [number], torch.ones(1, *shape)

@@ -1,0 +1,108 @@
+"""What users give to image models beside text: noise, classes, pictures with holes."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gentool.data.decode import MAX_BYTES, decode
+from gentool.errors import BadDataError, NotFoundError, UsageError, nearest
+
+Shape = tuple[int, int, int]  # C, H, W
+
+
+def class_index(name: str, labels: Sequence[str]) -> int:
+    """The number of the class called `name`. Raises UsageError."""
+    if not labels:
+        raise UsageError(
+            f"class {name!r}: this model knows no classes", "--checkpoint names another"
+        )
+    if name not in labels:
+        raise UsageError(f"no class {name!r}", nearest(name, labels))
+    return list(labels).index(name)
+
+
+def read_lines(where: str) -> list[str]:
+    """The lines of a UTF-8 file, or of standard input (`-`). Raises NotFoundError, BadDataError."""
+    if where != "-" and not Path(where).is_file():
+        raise NotFoundError(f"no file {where}")
+    data = sys.stdin.buffer.read() if where == "-" else Path(where).read_bytes()
+    lines = []
+    for number, line in enumerate(data.splitlines(), start=1):
+        try:
+            lines.append(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise BadDataError(f"{where} line {number} is not UTF-8") from None
+    return lines
+
+
+def read_noise(path: Path, shape: Shape) -> Tensor:
+    """x_T of an .npy file: float32 [N, C, H, W]. Raises NotFoundError or BadDataError."""
+    if not path.is_file():
+        raise NotFoundError(f"--init-noise {path}: no such file")
+    try:
+        with path.open("rb") as stream:
+            noise = np.lib.format.read_array(stream, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise BadDataError(f"{path} is not a .npy array: {error}") from None
+    if noise.dtype.kind != "f":
+        raise BadDataError(f"{path} does not hold floating-point numbers")
+    if noise.shape[1:] != shape or not len(noise):
+        raise BadDataError(f"{path} is {list(noise.shape)}, this model starts from {['N', *shape]}")
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite there
+        noise = noise.astype(np.float32)
+    if not np.isfinite(noise).all():
+        raise BadDataError(f"{path} holds numbers that are not finite")
+    return torch.from_numpy(noise)
+
+
+def read_image(path: Path, shape: Shape) -> Tensor:
+    """A picture of the model's own size: float32 [C, H, W] in [-1, 1].
+
+    Raises NotFoundError, BadDataError, and UsageError for another size.
+    """
+    C, H, W = shape
+    pixels = decode(_read(path), str(path))
+    if pixels.shape[:2] != (H, W):
+        height, width = pixels.shape[:2]
+        raise UsageError(
+            f"{path} is {width} × {height} pixels, this model draws {W} × {H}", "resize it first"
+        )
+    if pixels.shape[2] != C:
+        if C == 1:
+            raise UsageError(f"{path} is in colour, this model draws grey", "make it grey first")
+        pixels = pixels.repeat(C, axis=2)
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def box_hole(text: str, shape: Shape) -> Tensor:
+    """The hole `x,y,w,h` in pixels from the top left: bool [1, H, W]. Raises UsageError."""
+    _, H, W = shape
+    try:
+        x, y, w, h = (int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--box takes x,y,w,h in pixels, got {text!r}") from None
+    if not (0 <= x and 0 <= y and 0 < w and 0 < h and x + w <= W and y + h <= H):
+        raise UsageError(f"--box {text} does not lie within {W} × {H} pixels")
+    hole = torch.zeros(1, H, W, dtype=torch.bool)
+    hole[:, y : y + h, x : x + w] = True
+    return hole
+
+
+def mask_hole(path: Path, shape: Shape) -> Tensor:
+    """The hole where a picture is white: bool [1, H, W]. Raises as `read_image`, and UsageError for
+    a picture without white."""
+    hole = read_image(path, (3, *shape[1:])).mean(dim=0, keepdim=True) >= 0
+    if not hole.any():
+        raise UsageError(f"--mask {path} has no white, so there is nothing to draw")
+    return hole
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise NotFoundError(f"no such file: {path}")
+    with path.open("rb") as file:
+        return file.read(MAX_BYTES + 1)
