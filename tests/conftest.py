@@ -106,6 +106,61 @@ def tiny_run(recipe, tmp_path_factory) -> Path:
     return out
 
 
+CLASSES = ("ant", "bee", "cat")
+CLASS_RECIPE = """\
+backend = "ddpm"
+[data]
+spec = ["{folder}"]
+image_size = 8
+[model]
+channels = 8
+multipliers = [1]
+blocks = 1
+attention = []
+norm_groups = 4
+classes = 3
+[diffusion]
+T = 20
+schedule = "cosine"
+[train]
+batch_size = 8
+steps = 30
+learning_rate = 0.003
+warmup_steps = 0
+validate_every = 0
+sample_every = 30
+[sample]
+steps = 5
+"""
+
+
+@pytest.fixture(scope="session")
+def class_recipe(tmp_path_factory) -> Path:
+    """A recipe file beside a folder of small pictures in three classes, one brightness each."""
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("classes")
+    rng = np.random.default_rng(0)
+    for name, brightness in zip(CLASSES, (40, 200, 120), strict=True):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for i in range(8):
+            pixels = rng.normal(brightness, 15, (8, 8, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / "pictures" / name / f"{i}.png")
+    path = folder / "classes.toml"
+    path.write_text(CLASS_RECIPE.format(folder=folder / "pictures"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def class_run(class_recipe, tmp_path_factory) -> Path:
+    """A run on the pictures in classes. Not to be changed."""
+    from gentool.cli.main import run
+
+    out = tmp_path_factory.mktemp("runs") / "classes"
+    assert run(["train", "ddpm", "--recipe", str(class_recipe), "--out", str(out), "--quiet"]) == 0
+    return out
+
+
 @pytest.fixture
 def train(cli, recipe, tmp_path) -> Cli:
     """`train("--steps", 5)` trains the tiny recipe into tmp_path / "run"."""
@@ -115,6 +170,15 @@ def train(cli, recipe, tmp_path) -> Cli:
         return cli("train", "ddpm", "--recipe", recipe, "--out", out, *arguments)
 
     return call
+
+
+@pytest.fixture
+def window(monkeypatch) -> None:
+    """Windows of four records."""
+    from gentool.data import source, tar
+
+    monkeypatch.setattr(source, "WINDOW", 4)
+    monkeypatch.setattr(tar, "WINDOW", 4)
 
 
 def states_of(run: Path) -> list[int]:

@@ -9,7 +9,7 @@ import torch
 from gentool.data.config import ImageData
 from gentool.data.loader import Loader
 from gentool.data.source import Example
-from gentool.data.stream import Stream
+from gentool.data.stream import open_stream
 from gentool.errors import BadDataError
 
 
@@ -31,29 +31,34 @@ class Listed:
 
 def loader_of(source, seed=0, cursor=None, report=lambda message: None, **config):
     config = ImageData(image_size=4, **config)
-    loader = Loader(source, config, Stream(source, seed), seed, report)
+    loader = Loader(open_stream(source, seed), config, report)
     if cursor:
         loader.seek(cursor)
     return loader
+
+
+def pairs_of(stream, n):
+    return [(place.epoch, place.index) for place in stream.next(n)]
 
 
 # Order
 
 
 def test_stream_visits_every_record_once_an_epoch():
-    pairs = Stream(Listed(7), seed=1).next(21)
+    pairs = pairs_of(open_stream(Listed(7), seed=1), 21)
     epochs = [[i for e, i in pairs if e == epoch] for epoch in range(3)]
     assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
     assert epochs[0] != epochs[1] != epochs[2]
-    assert pairs != Stream(Listed(7), seed=2).next(21)
-    assert Stream(Listed(None), seed=1).next(3) == [(0, 0), (0, 1), (0, 2)]
+    assert pairs != pairs_of(open_stream(Listed(7), seed=2), 21)
+    assert pairs_of(open_stream(Listed(None), seed=1), 3) == [(0, 0), (0, 1), (0, 2)]
 
 
 @pytest.mark.parametrize("size", [7, None])
 def test_stream_goes_on_from_any_cursor(size):
-    whole = Stream(Listed(size), seed=1).next(20)
+    source = Listed(size)
+    whole = open_stream(source, seed=1).next(20)
     for cut in range(20):
-        first, second = Stream(Listed(size), 1), Stream(Listed(size), 1)
+        first, second = open_stream(source, 1), open_stream(source, 1)
         first.next(cut)
         second.seek(json.loads(json.dumps(first.cursor)))
         assert second.next(20 - cut) == whole[cut:]
@@ -61,10 +66,10 @@ def test_stream_goes_on_from_any_cursor(size):
 
 @pytest.mark.parametrize("size", [7, None])
 def test_two_ranks_share_one_order(size):
-    ranks = [Stream(Listed(size), 1, rank, world=2) for rank in range(2)]
-    shares = [[*rank.next(3), *rank.next(7)] for rank in ranks]
+    ranks = [open_stream(Listed(size), 1, rank, world=2) for rank in range(2)]
+    shares = [[*pairs_of(rank, 3), *pairs_of(rank, 7)] for rank in ranks]
     together = [pair for both in zip(*shares, strict=True) for pair in both]
-    assert together == Stream(Listed(size), 1).next(20)
+    assert together == pairs_of(open_stream(Listed(size), 1), 20)
     assert ranks[0].cursor == ranks[1].cursor
 
 
@@ -73,7 +78,7 @@ def test_two_ranks_share_one_order(size):
 
 def test_loader_keeps_the_order_and_resumes():
     source = Listed(11)
-    order = Stream(source, 0).next(30)
+    order = pairs_of(open_stream(source, 0), 30)
     whole = loader_of(source, workers=4)
     batches = [whole.next(5) for _ in range(6)]
     assert [(x.epoch, x.index) for batch in batches for x in batch] == order
@@ -110,7 +115,7 @@ def test_loader_skips_and_counts():
     source = Listed(200, bad=[3, 199])
     loader = loader_of(source, on_error="skip", workers=4, report=told.append)
     got = [x.index for x in loader.next(200)]
-    expected = [i for _, i in Stream(source, 0).next(200)]
+    expected = [i for _, i in pairs_of(open_stream(source, 0), 200)]
     assert got == [{3: 4, 199: 0}.get(i, i) for i in expected]
     assert (loader.skipped, loader.cursor["skipped"], loader.cursor["offset"]) == (2, 2, 0)
     assert sorted(told) == ["skipped: record 199: damaged", "skipped: record 3: damaged"]

@@ -62,7 +62,7 @@ def wrong(train, tmp_path):
 
 
 def test_unknown_backend(cli):
-    for verb in ("train", "sample", "eval"):
+    for verb in ("train", "sample", "decode", "eval"):
         fails(cli(verb, "ddmp"), 2, "ddmp")
 
 
@@ -100,7 +100,7 @@ def test_missing_data(wrong, cli, tmp_path):
 def test_data_of_a_kind_that_cannot_be_read(wrong, tmp_path):
     (tmp_path / "words.txt").write_text("a b c")
     wrong(2, ["words.txt"], "--data", tmp_path / "words.txt")
-    wrong(2, ["hf:mnist"], "--data", "hf:mnist")
+    wrong(2, ["hf:a:b:c:d"], "--data", "hf:a:b:c:d")
 
 
 def test_an_empty_folder(wrong, cli, tmp_path):
@@ -127,7 +127,7 @@ def test_a_parquet_without_images(wrong, cli, tmp_path):
 def test_a_pickle_as_checkpoint(cli, tmp_path):
     path = tmp_path / "model.pt"
     torch.save({"a": torch.zeros(1)}, path)
-    for verb in ("sample", "eval"):
+    for verb in ("sample", "decode", "eval"):
         fails(cli(verb, "ddpm", "--checkpoint", path), 4, "model.pt")
     fails(cli("inspect", path), 4, "model.pt")
 
@@ -151,7 +151,8 @@ def test_no_checkpoint(cli, tmp_path, monkeypatch):
     fails(cli("sample", "ddpm", "--checkpoint", tmp_path / "none"), 3, "none")
     monkeypatch.setattr("gentool.checkpoint.load.shipped", lambda kind: {})
     monkeypatch.chdir(tmp_path)
-    fails(cli("sample", "ddpm"), 3, "gentool train ddpm")
+    for verb in ("sample", "decode", "eval"):
+        fails(cli(verb, "ddpm"), 3, "gentool train ddpm")
 
 
 def test_data_check_accepts_what_can_be_read(cli, photos):

@@ -13,7 +13,12 @@ from gentool.settings import build, merge, parse_assignment
 
 app = group("Check and preview data before training on them.")
 
-Spec = Annotated[str, typer.Argument(metavar="SPEC", help="scenes, a folder or FILE.parquet.")]
+Spec = Annotated[
+    str,
+    typer.Argument(
+        metavar="SPEC", help="scenes, a folder, FILE.parquet, 'N-{0..9}.tar' or hf:NAME."
+    ),
+]
 Assign = Annotated[
     list[str] | None,
     typer.Option(
@@ -46,20 +51,28 @@ def check(
     \b
     gentool data check photos/
     gentool data check train.parquet --json
+    gentool data check 'shard-{00000..00099}.tar'
     """  # fmt: skip
     from gentool.data.check import Report, scan
     from gentool.data.images import open_images
+    from gentool.data.source import Sharded
 
     config = _config(spec, assign)
     source = open_images(config)
     report = Report()
-    end = num or (1000 if source.size is None else source.size)
-    for problem in scan(source, config, report, end):
+    if num is None and source.size is None and not isinstance(source, Sharded):
+        num = 1000
+    total = num or source.size or 0
+
+    def progress() -> None:
+        console.progress(report.n, total, {"records": "read"})
+
+    for problem in scan(source, config, report, num, progress):
         if as_json:
             console.record({"bad": problem.key, "reason": problem.reason})
         else:
             console.result(f"bad: {problem.key}: {problem.reason}")
-        console.progress(report.n, end, {"records": "read"})
+    console.stop()
     summary = {
         "records": report.n,
         "bad": len(report.bad),
@@ -100,15 +113,15 @@ def show(
 
     from gentool.data.images import open_images
     from gentool.data.sheet import contact_sheet, describe
+    from gentool.data.source import consecutive
 
     if not out.endswith(".png"):
         raise UsageError(f"--out {out}: the sheet is a .png")
     source = open_images(_config(spec, assign))
-    end = start + num if source.size is None else min(start + num, source.size)
-    if start >= end:
-        raise UsageError(f"--start {start}: there are {source.size} records")
-    numbers = range(start, end)
-    examples = [source[i] for i in numbers]
+    examples = consecutive(source, start, num)
+    if not examples:
+        raise UsageError(f"--start {start}: there is no such record")
+    numbers = range(start, start + len(examples))
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(numbers, examples, columns=6).save(out)
     for number, example in zip(numbers, examples, strict=True):

@@ -1,13 +1,15 @@
 """What `gentool data check` finds before training does."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
 
 from gentool.data.config import ImageData
 from gentool.data.decode import flatten, load
 from gentool.data.images import Images
-from gentool.data.source import Source
+from gentool.data.source import Data, Example, RawImage, Sharded
 from gentool.errors import BadDataError
 
 GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B")
@@ -38,49 +40,77 @@ class Report:
 
 
 def scan(
-    source: Source, config: ImageData, report: Report, num: int | None = None
+    data: Data,
+    config: ImageData,
+    report: Report,
+    num: int | None = None,
+    progress: Callable[[], None] = lambda: None,
 ) -> Iterator[Problem]:
     """Look at every record, or the first `num`; fill `report` and yield problems as found.
+    `progress` is called for every record.
 
-    `num` must be given for an endless source. Notes are complete when the scan has ended.
+    `num` must be given for an endless source. What is wrong with a shard, not with one of its
+    records, counts as a record. Notes are complete when the scan has ended.
     """
-    end = num if source.size is None else min(num or source.size, source.size)
-    assert end is not None, "an endless source needs num"
-    for index in range(end):
+    for key, read in islice(_all(data, num), num):
         report.n += 1
+        progress()
         try:
-            _look(source, index, config, report)
+            _look(read(), data.labels, config, report)
         except BadDataError as error:
-            key = source.key(index) if isinstance(source, Images) else f"record {index}"
-            problem = Problem(key, str(error).removeprefix(f"{key}: "))
+            reason = str(error)
+            key = key or reason.partition(": ")[0]
+            problem = Problem(key, reason.removeprefix(f"{key}: "))
             report.bad.append(problem)
             yield problem
-    report.notes = _notes(source, config, report)
+    report.notes = _notes(data.labels, config, report)
 
 
-def _look(source: Source, index: int, config: ImageData, report: Report) -> None:
-    if isinstance(source, Images):
-        record = source.raw(index)
-        picture = load(record.data, record.key)
+def _all(data: Data, num: int | None) -> Iterator[tuple[str, Callable[[], RawImage | Example]]]:
+    """Each record's name (none for a damaged shard) and what reads it, in order."""
+    if isinstance(data, Sharded):
+        for shard in range(data.shards):
+            try:
+                for record in data.records(shard):
+                    yield record.key, record.raw
+            except BadDataError as error:
+                yield "", partial(_damaged, error)
+        return
+    end = num if data.size is None else data.size
+    assert end is not None, "an endless source needs num"
+    for index in range(end):
+        if isinstance(data, Images):
+            record = data.record(index)
+            yield record.key, record.raw
+        else:
+            yield f"record {index}", partial(data.__getitem__, index)
+
+
+def _damaged(error: BadDataError) -> RawImage:
+    raise error
+
+
+def _look(
+    found: RawImage | Example, labels: Sequence[str], config: ImageData, report: Report
+) -> None:
+    if isinstance(found, RawImage):
+        picture = load(found.data, found.key)
         flatten(picture)
         report.transparent += picture.has_transparency_data
         (width, height), mode = picture.size, picture.mode
-        caption, label = record.caption, record.label
     else:
-        example = source[index]
-        height, width, channels = example.image.shape
+        height, width, channels = found.image.shape
         mode = "L" if channels == 1 else "RGB"
-        caption, label = example.caption, example.label
     report.sizes[f"{width}x{height}"] += 1
     report.modes[mode] += 1
     report.small += min(width, height) < config.image_size
-    report.no_caption += not caption
-    report.no_label += label is None
-    if label is not None:
-        report.labels[source.labels[label]] += 1
+    report.no_caption += not found.caption
+    report.no_label += found.label is None
+    if found.label is not None:
+        report.labels[labels[found.label]] += 1
 
 
-def _notes(source: Source, config: ImageData, report: Report) -> list[str]:
+def _notes(labels: Sequence[str], config: ImageData, report: Report) -> list[str]:
     read = report.n - len(report.bad)
     grey = sum(report.modes[mode] for mode in GREY)
     notes = []
@@ -96,6 +126,6 @@ def _notes(source: Source, config: ImageData, report: Report) -> list[str]:
         notes.append(f"{report.small} images are smaller than {config.image_size} and enlarged")
     if 0 < report.no_caption < read:
         notes.append(f"{report.no_caption} of {read} images have no caption")
-    if source.labels and report.no_label:
+    if labels and report.no_label:
         notes.append(f"{report.no_label} of {read} images have no label")
     return notes

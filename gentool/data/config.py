@@ -11,7 +11,8 @@ class ImageData:
     """Which images, and how they are brought to one size. Raises UsageError."""
 
     spec: tuple[str, ...] = setting(
-        ("scenes",), "scenes, or folders of images and parquet files (quoted patterns of them)"
+        ("scenes",),
+        "scenes; folders of images, parquet files, tar shards (quoted patterns); or hf:NAME",
     )
     split: str = setting("train", "part of scenes", choices=("train", "test", "test-novel"))
     image_size: int = setting(32, "height and width the model sees, in pixels", low=1)
@@ -20,9 +21,13 @@ class ImageData:
     crop: str = setting(
         "center", "where the square is cut from an oblong image", choices=("center", "random")
     )
-    image_column: str = setting("", "column of the images; empty: found by its type")
+    image_column: str = setting(
+        "", "column of the images, in tars their extension; empty: found by its type"
+    )
     label_column: str = setting("", "column of the class; empty: class labels, or `label`")
-    caption_column: str = setting("", "column of the caption; empty: `caption` or `text`")
+    caption_column: str = setting(
+        "", "column of the caption, in tars a field of .json; empty: `caption` or `text`, .txt"
+    )
     on_error: str = setting(
         "stop", "what an unreadable image does; skipped ones are counted", choices=("stop", "skip")
     )
@@ -32,7 +37,7 @@ class ImageData:
         if self.channels == 2:
             raise UsageError("data.channels is 1 (grey) or 3 (RGB), got 2")
         if not all(self.spec) or not self.spec:
-            raise UsageError("data.spec is empty", "give scenes, a folder or a parquet file")
+            raise UsageError("data.spec is empty", "give scenes, a folder, files or hf:NAME")
         if self.split != "train" and self.spec != ("scenes",):
             raise UsageError(
                 f"data.split = {self.split!r} is for scenes alone, data.spec is {list(self.spec)}",

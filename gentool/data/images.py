@@ -1,4 +1,4 @@
-"""Images from a folder or from parquet files, through Hugging Face `datasets`.
+"""Image data by its spec; those in folders and parquet files through Hugging Face `datasets`.
 
 `datasets` keeps the rows in a memory-mapped Arrow file in its cache; decoding is off there, the
 bytes are decoded here, so that a bad image can be named.
@@ -11,14 +11,14 @@ import os
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gentool.data.config import ImageData
-from gentool.data.decode import EXTENSIONS, MAX_BYTES, decode
-from gentool.data.source import Example, Source
+from gentool.data.decode import EXTENSIONS, MAX_BYTES
+from gentool.data.source import Data, Example, RawImage, Record, Sharded, Source
 from gentool.data.table import Columns, build, class_names, parquet_footer, pick, undecoded
 from gentool.errors import BadDataError, MachineError, NotFoundError, UsageError
 
@@ -26,19 +26,12 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 METADATA = ("metadata.csv", "metadata.jsonl")
-SPECS = "image data are scenes, a folder of images, or FILE.parquet (also a quoted pattern)"
-NOT_IMAGES = (".tar", ".jsonl", ".csv", ".tsv", ".txt")
+SPECS = (
+    "image data are scenes, a folder of images, FILE.parquet, 'shard-{0..9}.tar' (patterns are "
+    "quoted) or hf:NAME"
+)
+NOT_IMAGES = (".jsonl", ".csv", ".tsv", ".txt")
 BLOCK = 1 << 20  # bytes of either end of a parquet file that its fingerprint covers
-
-
-@dataclass(frozen=True)
-class RawImage:
-    """One record before decoding."""
-
-    key: str
-    data: bytes
-    caption: str
-    label: int | None
 
 
 class Images(ABC):
@@ -53,20 +46,18 @@ class Images(ABC):
         self.labels, self._codes = class_names(rows, columns.label)
 
     def __getitem__(self, index: int) -> Example:
-        raw = self.raw(index)
-        return Example(raw.key, decode(raw.data, raw.key), raw.caption, raw.label)
+        return self.record(index).raw().example()
 
-    def raw(self, index: int) -> RawImage:
-        """Record `index` undecoded. Raises BadDataError if it holds no image."""
+    def record(self, index: int) -> Record:
+        """Record `index` undecoded."""
         row = self.rows[index]
         key = self._key(index, row[self.columns.image])
+        return Record(index, key, partial(self._raw, key, row))
+
+    def _raw(self, key: str, row: dict[str, Any]) -> RawImage:
         caption = row[self.columns.caption] if self.columns.caption else None
         label = self._codes.get(row[self.columns.label]) if self.columns.label else None
         return RawImage(key, self._data(key, row[self.columns.image]), caption or "", label)
-
-    def key(self, index: int) -> str:
-        """The name of record `index` in messages."""
-        return self._key(index, self.rows[index][self.columns.image])
 
     @abstractmethod
     def _key(self, index: int, value: Any) -> str:
@@ -163,23 +154,39 @@ class Joined:
         return self.sources[which][index - (self._ends[which - 1] if which else 0)]
 
 
-def open_images(config: ImageData) -> Source:
-    """The source that `config.spec` names.
+def open_images(config: ImageData) -> Data:
+    """The data that `config.spec` names. Several tars are one data set of all their shards.
 
     Raises UsageError for a kind of data that has no images, NotFoundError for a missing path,
     BadDataError for data without images or without a named column, and MachineError when the
-    cache of `datasets` cannot be written.
+    cache of `datasets` cannot be written or the Hub cannot be reached.
     """
-    sources = [_open(spec, config) for spec in config.spec]
-    return sources[0] if len(sources) == 1 else Joined(sources, config.spec)
+    from gentool.data.tar import Tars, is_tar
+
+    if all(is_tar(spec) for spec in config.spec):
+        return Tars(config.spec, config)
+    if len(config.spec) == 1:
+        return _open(config.spec[0], config)
+    sources = [_open(spec, config) for spec in config.spec if not is_tar(spec)]
+    joined = [source for source in sources if not isinstance(source, Sharded)]
+    if len(joined) < len(config.spec):
+        raise UsageError(
+            "tar shards and hf: data are streamed and cannot be joined with other data",
+            "several tars alone can be joined",
+        )
+    return Joined(joined, config.spec)
 
 
-def _open(spec: str, config: ImageData) -> Source:
+def _open(spec: str, config: ImageData) -> Data:
     path = Path(spec)
     if spec == "scenes":
         from gentool.data.scenes import Scenes
 
         return Scenes(config.split)
+    if spec.startswith("hf:"):
+        from gentool.data.hub import Hub
+
+        return Hub(spec, config)
     if path.is_dir():
         return Folder(path, config)
     if spec.endswith(".parquet"):
@@ -187,7 +194,7 @@ def _open(spec: str, config: ImageData) -> Source:
         if not paths:
             raise NotFoundError(f"no parquet file {spec}", SPECS)
         return Parquet(paths, spec, config)
-    if path.suffix in NOT_IMAGES or spec.startswith("hf:") or path.is_file():
+    if path.suffix in NOT_IMAGES or path.is_file():
         raise UsageError(f"{spec} is not a kind of image data that can be read at present", SPECS)
     raise NotFoundError(f"no file or folder {spec}", SPECS)
 

@@ -10,8 +10,7 @@ import torch
 
 from gentool.data.config import ImageData
 from gentool.data.decode import fit
-from gentool.data.source import Source
-from gentool.data.stream import Stream
+from gentool.data.stream import Cursor, Place, Stream
 from gentool.errors import BadDataError
 from gentool.rng import generator
 
@@ -29,7 +28,7 @@ class Loaded:
 
     key: str
     epoch: int
-    index: int  # of the record in its source
+    index: int  # of the record in its source; in its window, if that has shards
     image: torch.Tensor  # float32 [C, H, W] in [-1, 1]
     label: int | None
     caption: str
@@ -39,36 +38,32 @@ class Loaded:
 class Loader:
     """Batches of a stream. `skipped` counts the unreadable records that were replaced.
 
-    With `on_error = "skip"` the next readable record by index stands in for an unreadable one. The
-    stream does not move for it: all processes stay in step and the cursor needs no more than
-    counts. `report` is told of the first few.
+    With `on_error = "skip"` the next readable record of the source or window stands in for an
+    unreadable one. The stream does not move for it: all processes stay in step and the cursor needs
+    no more than counts. `report` is told of the first few.
     """
 
     def __init__(
         self,
-        source: Source,
-        config: ImageData,
         stream: Stream,
-        seed: int,
+        config: ImageData,
         report: Callable[[str], None] = logger.warning,
     ) -> None:
-        self.source = source
-        self.config = config
         self.stream = stream
-        self.seed = seed
+        self.config = config
         self.report = report
         self.seen = 0
         self.skipped = 0
         self._handed_out = stream.cursor
-        self._ahead: deque[tuple[Future[tuple[Loaded, str]], dict[str, int]]] = deque()
+        self._ahead: deque[tuple[Future[tuple[Loaded, str]], Cursor]] = deque()
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="decode")
 
     @property
-    def cursor(self) -> dict[str, int]:
+    def cursor(self) -> Cursor:
         """The stream's cursor after the last example handed out, and the counts so far."""
         return {**self._handed_out, "seen": self.seen, "skipped": self.skipped}
 
-    def seek(self, cursor: dict[str, int]) -> None:
+    def seek(self, cursor: Cursor) -> None:
         """Go on from `cursor`; what was decoded ahead is dropped."""
         for future, _ in self._ahead:
             future.cancel()
@@ -100,19 +95,21 @@ class Loader:
 
     def _decode_ahead(self, n: int) -> None:
         while len(self._ahead) < n:
-            [(epoch, index)] = self.stream.next(1)
-            future = self._threads.submit(self._load, epoch, index)
+            [place] = self.stream.next(1)
+            future = self._threads.submit(self._load, place)
             self._ahead.append((future, self.stream.cursor))
 
-    def _load(self, epoch: int, index: int) -> tuple[Loaded, str]:
-        """The example of one position, and what was wrong with its own record, if anything."""
-        rng = generator("train", self.seed, epoch, index)
-        size = self.source.size
-        problem = ""
+    def _load(self, place: Place) -> tuple[Loaded, str]:
+        """The example of one place, and what was wrong with its own record, if anything."""
+        rng = generator("train", self.stream.seed, place.epoch, *place.identity)
+        size = place.source.size
+        problem = place.problem
+        if problem and self.config.on_error == "stop":
+            raise BadDataError(problem, ON_BAD)
         for step in range(min(size or CAP_SEEN, CAP_SEEN)):
-            record = index + step if size is None else (index + step) % size
+            record = place.index + step if size is None else (place.index + step) % size
             try:
-                example = self.source[record]
+                example = place.source[record]
             except BadDataError as error:
                 if self.config.on_error == "stop":
                     raise BadDataError(str(error), ON_BAD) from error
@@ -120,7 +117,9 @@ class Loader:
                 continue
             pixels = torch.from_numpy(fit(example.image, self.config, rng))
             image = pixels.permute(2, 0, 1).contiguous().float() / 127.5 - 1
-            loaded = Loaded(example.key, epoch, record, image, example.label, example.caption, rng)
+            loaded = Loaded(
+                example.key, place.epoch, record, image, example.label, example.caption, rng
+            )
             return loaded, problem
         raise BadDataError(f"{step + 1} records in a row cannot be read; the first: {problem}")
 

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gentool.data.config import ImageData
 from gentool.errors import BadDataError, GentoolError, MachineError, nearest
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
+    from datasets import Dataset, Features, IterableDataset
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def build(kind: str, spec: str, paths: Sequence[str], **options: Any) -> "Datase
     versions = [(str(stat.st_size), str(stat.st_mtime_ns)) for stat in stats]
     files = DataFilesDict({"train": DataFilesList(paths, versions)})
     try:
-        with _quiet():
+        with quiet():
             builder = builder_class(data_files=files, **options)
             builder.download_and_prepare()
             return builder.as_dataset(split="train")
@@ -137,7 +137,10 @@ def pick(features: "Features", config: ImageData, spec: str) -> Columns:
     return Columns(image, label, caption)
 
 
-def undecoded(rows: "Dataset", columns: Columns) -> "Dataset":
+Rows = TypeVar("Rows", "Dataset", "IterableDataset")
+
+
+def undecoded(rows: Rows, columns: Columns) -> Rows:
     """`rows` with the columns in use alone, the image as it is stored."""
     from datasets import Image
 
@@ -183,7 +186,7 @@ def _translated(error: BaseException, spec: str) -> GentoolError:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no log lines of `datasets` inside the block."""
     import datasets
 
