@@ -8,6 +8,10 @@ from gentool.errors import UsageError, nearest
 BACKENDS = {
     "ddpm": "gentool.backends.ddpm",
 }
+# Formats of other libraries that checkpoints are converted from and to.
+FORMATS = {
+    "diffusers": "gentool.backends.ddpm.diffusers",
+}
 
 
 def options_module(name: str) -> Any:
@@ -21,3 +25,8 @@ def backend_class(name: str) -> Any:
     """The class that implements `gentool.protocol.Backend`. Raises UsageError."""
     options_module(name)
     return importlib.import_module(BACKENDS[name] + ".backend").Backend
+
+
+def converter(name: str) -> Any:
+    """The module that reads and writes checkpoints of the format `name`."""
+    return importlib.import_module(FORMATS[name])

@@ -10,9 +10,9 @@ def write_card(run: Path, run_config: RunConfig) -> None:
     """Replace `run/README.md`."""
     config, metrics = run_config.config, run_config.metrics
     train, sample = config["train"], config["sample"]
-    examples = metrics["step"] * train["batch_size"] * train["accumulate"]
     size = run_config.data["size"]
-    records = "endless, generated" if size is None else f"{size:,} records"
+    unknown = "endless, generated" if config["data"]["spec"] == ["scenes"] else "streamed"
+    records = unknown if size is None else f"{size:,} records"
     facts = [
         ("backend", run_config.backend),
         ("recipe", run_config.recipe),
@@ -22,10 +22,7 @@ def write_card(run: Path, run_config: RunConfig) -> None:
             f"`{run_config.data['fingerprint']}`",
         ),
         ("steps", f"{metrics['step']:,} of {train['steps']:,}"),
-        (
-            "examples seen",
-            f"{examples:,} per process, batches of {train['batch_size']} × {train['accumulate']}",
-        ),
+        ("examples seen", f"{metrics['examples']:,}"),
         ("began with", run_config.init or "random weights"),
         ("seed", str(train["seed"])),
         ("training loss", _figure(metrics.get("loss"))),
@@ -33,11 +30,29 @@ def write_card(run: Path, run_config: RunConfig) -> None:
         ("sampling defaults", ", ".join(f"{k} {v}" for k, v in sample.items())),
         ("written by", f"gentool {run_config.gentool_version}"),
     ]
+    came = f"weights averaged over training (EMA),\ntrained with the recipe `{run_config.recipe}`."
+    _write(run, run_config, came, facts)
+
+
+def write_imported_card(run: Path, run_config: RunConfig, came: str) -> None:
+    """Replace `run/README.md` for weights that gentool did not train; `came`: from where."""
+    config = run_config.config
+    facts = [
+        ("backend", run_config.backend),
+        ("weights", f"`{run_config.data['fingerprint']}`"),
+        ("trained", "elsewhere; data, steps and seed are not known here"),
+        ("images", f"{config['data']['channels']} × {config['data']['image_size']} pixels square"),
+        ("sampling defaults", ", ".join(f"{k} {v}" for k, v in config["sample"].items())),
+        ("converted by", f"gentool {run_config.gentool_version}"),
+    ]
+    _write(run, run_config, came, facts)
+
+
+def _write(run: Path, run_config: RunConfig, came: str, facts: list[tuple[str, str]]) -> None:
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts)
     text = f"""# {run_config.recipe}
 
-A `{run_config.backend}` checkpoint of gentool: weights averaged over training (EMA),
-trained with the recipe `{run_config.recipe}`.
+A `{run_config.backend}` checkpoint of gentool: {came}
 
 | | |
 | --- | --- |

@@ -80,6 +80,8 @@ def _data() -> dict[str, str]:
         "scenes": "the built-in world: endless captioned pictures, 32 × 32",
         "DIR": "a folder of images; sub-folders are classes",
         "FILE.parquet": "a table with an image column; also a quoted pattern",
+        "'shard-{00..99}.tar'": "WebDataset shards: KEY.png or .jpg, KEY.txt, KEY.json; streamed",
+        "hf:NAME": "a data set of the Hugging Face Hub; also hf:NAME:SPLIT, hf:FOLDER; streamed",
     }
 
 

@@ -10,16 +10,17 @@ import typer
 from typer.core import TyperGroup
 
 from gentool import __version__
-from gentool.cli import data, demo, doctor, evaluate, inspect, listing, sample, train
+from gentool.cli import data, decode, demo, doctor, evaluate, inspect, listing, sample, train
 from gentool.cli.commands import CONTEXT, add_command
-from gentool.cli.console import console
+from gentool.cli.console import console, several
+from gentool.cli.convert import exporting, importing
 from gentool.errors import GentoolError, Interrupted, Terminated
 
 # What Typer raises for a wrong command line. It vendors Click, so `import click` would be another
 # library's classes; the base of an exported class is the right one in either case.
 _TyperUsageError: Any = typer.BadParameter.__mro__[1]
 
-ORDER = ("demo", "train", "sample", "eval", "data", "list", "inspect", "doctor")
+ORDER = "demo train sample decode eval data list inspect import export doctor".split()
 
 
 class Verbs(TyperGroup):
@@ -38,10 +39,13 @@ app = typer.Typer(
 )
 app.add_typer(train.app, name="train")
 app.add_typer(sample.app, name="sample")
+app.add_typer(decode.app, name="decode")
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(data.app, name="data")
 add_command(app, "list", listing.list_things)
 add_command(app, "inspect", inspect.inspect)
+app.add_typer(importing, name="import")
+app.add_typer(exporting, name="export")
 add_command(app, "doctor", doctor.doctor)
 add_command(app, "demo", demo.demo)
 
@@ -121,10 +125,9 @@ def _report(error: Exception) -> int:
         at = f" ({error.filename})" if error.filename else ""
         console.error(f"{os.strerror(error.errno)}{at}", _OS_HINTS.get(error.errno, ""))
         return 1
-    console.error(
-        f"{type(error).__name__}: {error}",
-        "this is a bug in gentool: please report it, with what --debug adds to the output",
-    )
+    bug = "this is a bug in gentool: please report it, with what --debug adds to the output"
+    hint = f"another process died, or {bug}" if several() else bug
+    console.error(f"{type(error).__name__}: {error}", hint)
     return 1
 
 

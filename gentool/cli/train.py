@@ -29,7 +29,10 @@ def train(
     ] = None,
     data: Annotated[
         list[str] | None,
-        value("SPEC", "Train on this: scenes, a folder, FILE.parquet; repeatable."),
+        value(
+            "SPEC",
+            "Train on this: scenes, a folder, FILE.parquet, 'N-{0..9}.tar' or hf:NAME; repeatable.",
+        ),
     ] = None,
     assign: Annotated[
         list[str] | None,
