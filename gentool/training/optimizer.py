@@ -8,15 +8,22 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from gentool.training.config import TrainConfig
+from gentool.training.muon import Muon
 
 Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
 def make_optimizer(model: nn.Module, train: TrainConfig) -> Optimizer:
-    """Adam or AdamW over all parameters, in one fused kernel per step."""
-    cls = {"adam": Adam, "adamw": AdamW}[train.optimizer]
-    decay = train.weight_decay if train.optimizer == "adamw" else 0.0
+    """Adam or AdamW over all parameters, in one fused kernel per step, or Muon."""
+    decay = 0.0 if train.optimizer == "adam" else train.weight_decay
     betas = (0.9, train.beta2)
+    if train.optimizer == "muon":
+        # A row of a table of embeddings is a vector of its own, not a part of a matrix.
+        tables = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
+        matrices = [p for p in model.parameters() if p.dim() > 1 and p not in tables]
+        others = [p for p in model.parameters() if p.dim() <= 1 or p in tables]
+        return Muon(matrices, others, train.learning_rate, betas, decay)
+    cls = {"adam": Adam, "adamw": AdamW}[train.optimizer]
     return cls(
         model.parameters(), lr=train.learning_rate, betas=betas, weight_decay=decay, fused=True
     )
