@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from gentool.data.loader import Loaded
-from gentool.data.source import Source
+from gentool.data.source import Data, Source
 from gentool.rng import BatchRng
 
 Batch = dict[str, Tensor]
@@ -36,7 +36,7 @@ class Backend(Protocol):
         """A fresh network. Its initial weights come from torch's generator at the call."""
         ...
 
-    def sources(self) -> tuple[Source, Source]:
+    def sources(self) -> tuple[Data, Source]:
         """The data to train on and the data held out for validation."""
         ...
 

@@ -235,6 +235,16 @@ def test_only_damaged_states_are_an_error(train, copy):
     assert result.code == 4 and "ema.safetensors" in result.err
 
 
+def test_a_run_begun_before_a_setting_existed_can_be_resumed(train, tmp_path):
+    assert train("--steps", 2, "--stop-at", 1).code == 0
+    path = tmp_path / "run/config.json"
+    tree = json.loads(path.read_text())
+    del tree["config"]["model"]["time_embedding"]
+    path.write_text(json.dumps(tree))
+    assert train("--steps", 2, "--resume", "latest").code == 0
+    assert json.loads(path.read_text())["config"]["model"]["time_embedding"] == "add"
+
+
 def test_init_starts_from_given_weights(train, tiny_run, tmp_path):
     run = tmp_path / "run"
     assert train("--init", tiny_run, "--stop-at", 1).code == 0

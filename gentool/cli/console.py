@@ -1,9 +1,14 @@
-"""The one place that writes to the user: results on standard output, all else on standard error."""
+"""The one place that writes to the user: results on standard output, all else on standard error.
+
+Of several processes (`accelerate launch`, `torchrun`) the main one speaks, except for errors: of
+those the first is told, whichever process meets it.
+"""
 
 import json
 import os
 import sys
 import time
+from datetime import timedelta
 from typing import Any
 
 EVERY = 5.0  # seconds between progress lines where standard error is not a terminal
@@ -21,6 +26,8 @@ class Console:
 
     def result(self, line: str) -> None:
         """A line of the command's result."""
+        if _rank():
+            return
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
@@ -40,18 +47,21 @@ class Console:
     def error(self, message: str, hint: str = "") -> None:
         """Why the command failed, and what to do about it."""
         self.stop()
-        sys.stderr.write(f"error: {_one_line(message)}\n" + (f"  {hint}\n" if hint else ""))
+        if several() and not _first_to_fail():
+            return
+        where = f"process {_rank()}: " if _rank() else ""
+        sys.stderr.write(f"error: {where}{_one_line(message)}\n" + (f"  {hint}\n" if hint else ""))
 
     def progress(self, done: int, total: int, fields: dict[str, str]) -> None:
-        """A bar on a terminal, a line every few seconds elsewhere."""
-        if self.quiet:
+        """A bar on a terminal, a line every few seconds elsewhere. A total of 0 is not known."""
+        if self.quiet or _rank():
             return
         if sys.stderr.isatty():
             self._draw_bar(done, total, fields)
         elif time.monotonic() - self._last >= EVERY:
             self._last = time.monotonic()
             text = "  ".join(f"{name} {value}" for name, value in fields.items())
-            self._line(f"{done}/{total}  {text}")
+            self._line(f"{done}/{total or '?'}  {text}")
 
     def stop(self) -> None:
         """Take the progress bar away."""
@@ -60,6 +70,8 @@ class Console:
             self._bar = None
 
     def _line(self, message: str) -> None:
+        if _rank():
+            return
         if self._bar is not None:
             self._bar.console.print(message, markup=False, highlight=False)
         else:
@@ -79,11 +91,36 @@ class Console:
                 transient=True,
             )
             self._bar.start()
-            self._task = self._bar.add_task("", total=total, text="")
+            self._task = self._bar.add_task("", total=total or None, text="")
         text = "  ".join(f"[dim]{name}[/] {value}" for name, value in fields.items())
-        self._bar.update(self._task, completed=done, total=total, text=text)
-        if done >= total:
+        self._bar.update(self._task, completed=done, total=total or None, text=text)
+        if done >= total > 0:
             self.stop()
+
+
+def several() -> bool:
+    """Whether a launcher started more processes than this one."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+
+
+def _rank() -> int:
+    return int(os.environ.get("RANK", 0))
+
+
+def _first_to_fail() -> bool:
+    """Whether no other process failed before this one: those after it fail alike, or of its end.
+
+    The launcher's own store counts them; it outlives the processes.
+    """
+    from torch.distributed import TCPStore
+
+    try:
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return bool(store.add(f"gentool/failed/{attempt}", 1) == 1)
+    except (KeyError, ValueError, RuntimeError):
+        return True  # no store: better told twice than not at all
 
 
 def _one_line(text: str) -> str:

@@ -9,20 +9,21 @@ from gentool.settings import setting
 class TrainConfig:
     """How to train. One step is one optimizer update.
 
-    A step sees batch_size × accumulate × processes examples.
+    A step sees batch_size × accumulate × processes examples. A resumed run may divide that number
+    up in another way, but not change it (training/start.py).
     """
 
     steps: int = setting(100_000, "optimizer steps in all", low=1, fixed=False)
-    batch_size: int = setting(64, "examples per process and micro-batch", low=1)
-    accumulate: int = setting(1, "micro-batches per optimizer step", low=1)
+    batch_size: int = setting(64, "examples per process and micro-batch", low=1, fixed=False)
+    accumulate: int = setting(1, "micro-batches per optimizer step", low=1, fixed=False)
     learning_rate: float = setting(1e-4, "peak learning rate", low=0.0)
     schedule: str = setting(
         "constant", "learning rate after warm-up", choices=("constant", "cosine", "linear")
     )
     warmup_steps: int = setting(0, "steps of linear warm-up", low=0)
-    optimizer: str = setting("adam", "optimizer", choices=("adam", "adamw"))
+    optimizer: str = setting("adam", "optimizer", choices=("adam", "adamw", "muon"))
     beta2: float = setting(0.999, "decay of the squared-gradient average", low=0.0, high=1.0)
-    weight_decay: float = setting(0.0, "decoupled weight decay (adamw)", low=0.0)
+    weight_decay: float = setting(0.0, "decoupled weight decay (adamw, muon)", low=0.0)
     clip_norm: float = setting(1.0, "gradient norm is clipped to this; 0 = not clipped", low=0.0)
     ema_decay: float = setting(
         0.9999, "decay of the weight average, min(this, (1+step)/(10+step))", low=0.0, high=1.0

@@ -14,14 +14,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from gentool.checkpoint.card import write_card
 from gentool.checkpoint.config import RunConfig
 from gentool.checkpoint.state import State, prune, write_state
 from gentool.checkpoint.weights import write_weights
-from gentool.data.loader import Loader
-from gentool.data.stream import Stream
+from gentool.data.loader import Loaded, Loader
+from gentool.data.stream import open_stream
 from gentool.errors import Interrupted, NonFiniteError, Terminated
 from gentool.protocol import Backend, Reporter
 from gentool.rng import BatchRng, torch_seed
@@ -64,8 +66,8 @@ class Trainer:
         self.forward = accelerator.prepare(self.model)  # autocast, and one process among several
         self.source, self.held_out = backend.sources()
         rank, world = accelerator.process_index, accelerator.num_processes
-        stream = Stream(self.source, self.train.seed, rank, world)
-        self.loader = Loader(self.source, self.data, stream, self.train.seed, reporter.info)
+        stream = open_stream(self.source, self.train.seed, rank, world)
+        self.loader = Loader(stream, self.data, reporter.info)
         self.examples_per_step = self.train.batch_size * self.train.accumulate * world
         self.step = 0
         self.sums = [0, 0.0, 0.0]  # steps, losses and gradient norms since the last log record
@@ -82,7 +84,12 @@ class Trainer:
                 f"{i}.{name}": t for i, slot in slots.items() for name, t in slot.items()
             },
         }
-        return State(self.step, tensors, {"cursor": self.loader.cursor, "sums": self.sums})
+        values = {
+            "cursor": self.loader.cursor,
+            "sums": self.sums,
+            "examples_per_step": self.examples_per_step,
+        }
+        return State(self.step, tensors, values)
 
     def restore(self, state: State) -> None:
         """Go on from `state`."""
@@ -123,7 +130,8 @@ class Trainer:
 
     def _publish(self, run: Path, run_config: RunConfig) -> None:
         """Bring config.json and the model card up to date with the log."""
-        run_config.metrics = {"step": self.step}
+        examples = self.step * self.examples_per_step
+        run_config.metrics = {"step": self.step, "examples": examples}
         for record in Log(run).records():
             run_config.metrics |= {k: record[k] for k in ("loss", "val_loss") if k in record}
         run_config.write(run)
@@ -140,6 +148,7 @@ class Trainer:
         end = min(train.steps, limits.stop_at or train.steps)
         first = saved = self.step
         busy = rate = 0.0
+        self._settle()
         with stop_request(self.reporter.info) as request:
             while self.step < end and not self._asked_to_stop(request, limits):
                 began = time.monotonic()
@@ -182,7 +191,7 @@ class Trainer:
 
         Raises NonFiniteError; the weights are then those before the update.
         """
-        train, rank = self.train, self.accelerator.process_index
+        train = self.train
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, train)
@@ -190,14 +199,10 @@ class Trainer:
         for micro in range(train.accumulate):
             examples = self.loader.next(train.batch_size)
             keys += [example.key for example in examples]
-            batch = self.backend.collate(examples, BatchRng([example.rng for example in examples]))
-            batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
             last = micro == train.accumulate - 1
             sync = contextlib.nullcontext() if last else self.accelerator.no_sync(self.forward)
-            with sync, torch_seed("dropout", train.seed, self.step, micro, rank):
-                loss = self.backend.loss(self.forward, batch).mean()
-                self.accelerator.backward(loss / train.accumulate)
-            losses.append(loss.detach())
+            with sync:
+                losses.append(self._backward(examples, micro))
         loss = self.accelerator.reduce(torch.stack(losses).mean(), reduction="mean")
         limit = train.clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
@@ -207,6 +212,29 @@ class Trainer:
         self.optimizer.zero_grad()
         self.ema.update_parameters(self.model)
         return loss.item(), norm.item()
+
+    def _backward(self, examples: list[Loaded], micro: int) -> Tensor:
+        """Add the gradients of one micro-batch; its mean loss."""
+        batch = self.backend.collate(examples, BatchRng([example.rng for example in examples]))
+        batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
+        rank = self.accelerator.process_index
+        with torch_seed("dropout", self.train.seed, self.step, micro, rank):
+            loss = self.backend.loss(self.forward, batch).mean()
+            self.accelerator.backward(loss / self.train.accumulate)
+        return loss.detach()
+
+    def _settle(self) -> None:
+        """One backward pass for nothing, where several processes share gradients.
+
+        After its first one torch lays the gradients out in another order, and with it changes how
+        those of three processes or more are rounded: a resumed run would end in other bytes.
+        """
+        if self.accelerator.num_processes > 1:
+            cursor = self.loader.cursor
+            self.model.train()
+            self._backward(self.loader.next(1), 0)
+            self.optimizer.zero_grad()
+            self.loader.seek(cursor)
 
     def _check_weights(self) -> None:
         """Raise NonFiniteError if the last updates broke a weight: it must not reach a state."""
@@ -220,6 +248,7 @@ class Trainer:
             for name, parameter in self.model.named_parameters()
             if parameter.grad is not None and not parameter.grad.isfinite().all()
         ]
+        keys = gather_object(keys)  # all processes come here: loss and gradients are of them all
         where = f"gradient of {bad[0]} and {len(bad) - 1} more" if bad else "no gradient"
         named = ", ".join(keys[:4]) + (f", … ({len(keys)} examples)" if len(keys) > 4 else "")
         return NonFiniteError(
@@ -231,12 +260,13 @@ class Trainer:
         return interval > 0 and (self.step % interval == 0 or self.step == self.train.steps)
 
     def _asked_to_stop(self, request: StopRequest, limits: Limits) -> bool:
-        asked = bool(request.number) or time.monotonic() >= limits.deadline
-        if self.accelerator.num_processes == 1:
-            return asked
-        # All processes stop at the same step, whichever of them was told to.
-        flag = torch.tensor(float(asked), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, reduction="sum").item())
+        number, late = request.number, time.monotonic() >= limits.deadline
+        if self.accelerator.num_processes > 1:
+            # All processes stop at the same step and for the same reason, whichever was told to.
+            asked = torch.tensor([[number, late]], device=self.accelerator.device)
+            number, late = self.accelerator.gather(asked).amax(0).tolist()
+            request.number = number or request.number  # one that came just now stays
+        return bool(number or late)
 
     def _log(self, run: Path, rate: float) -> None:
         steps, loss, norm = self.sums

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from gentool.checkpoint.config import RunConfig, read_config
 from gentool.checkpoint.load import find_checkpoint, load_checkpoint
 from gentool.checkpoint.state import State
+from gentool.data.source import extent
 from gentool.device import pick_device, use_bf16
 from gentool.errors import BadCheckpointError, UsageError
 from gentool.protocol import Reporter
@@ -63,6 +64,7 @@ def train(
     try:
         if resolved.state and resolved.run_config:
             run_config = resolved.run_config
+            _check_step(run_config, resolved.state, trainer)
             run_config.config = to_tree(resolved.config)
             _check_data(run_config, trainer)
             _restore(trainer, resolved.state, run)
@@ -71,7 +73,7 @@ def train(
         else:
             run_config = _new_run_config(plan, resolved.config, trainer)
             if plan.init:
-                run_config.init = _initialise(trainer, plan, reporter)
+                run_config.init = _initialise(trainer, resolved.config.model, plan, reporter)
             if trainer.accelerator.is_main_process:
                 create(run, lambda folder: trainer.save(folder, run_config))
             reporter.info(f"new run in {run}")
@@ -87,19 +89,18 @@ def describe(plan: Plan, device: str, reporter: Reporter) -> list[str]:
     """What `train` would do, after checking all that can be checked without training."""
     resolved = _resolve(plan, reporter)
     trainer = _trainer(resolved.config, plan, device, reporter)
-    if resolved.run_config:
+    if resolved.state and resolved.run_config:
+        _check_step(resolved.run_config, resolved.state, trainer)
         _check_data(resolved.run_config, trainer)
     if plan.init:
-        _initialise(trainer, plan, reporter)
+        _initialise(trainer, resolved.config.model, plan, reporter)
     trainer.loader.close()
     parameters = sum(p.numel() for p in trainer.model.parameters())
-    size = trainer.source.size
     step = resolved.state.step if resolved.state else 0
     verb = f"resume at step {step}" if resolved.state else "new run"
     facts = {
         "run": f"{resolved.run} ({verb})",
-        "data": f"{'endless' if size is None else size} examples, "
-        f"fingerprint {trainer.source.fingerprint}",
+        "data": f"{extent(trainer.source)}, fingerprint {trainer.source.fingerprint}",
         "network": f"{parameters:,} parameters",
         "steps": f"{resolved.config.train.steps - step} of {trainer.examples_per_step} examples",
         "device": f"{trainer.accelerator.device}, {trainer.accelerator.mixed_precision}",
@@ -123,6 +124,8 @@ def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
     saved = read_config(run)
     if saved.backend != plan.backend:
         raise BadCheckpointError(f"{run} is a {saved.backend} run, not {plan.backend}")
+    # A run that an earlier gentool began has the defaults of settings that came later.
+    saved.config = to_tree(build(config_class, saved.config))
     base = plan.tree if plan.recipe_given else saved.config
     config = build(config_class, merge(base, plan.given))
     check_same(run, saved, to_tree(config), free_keys(config_class))
@@ -147,6 +150,22 @@ def _new_run_config(plan: Plan, config: Any, trainer: Trainer) -> RunConfig:
     return RunConfig(plan.backend, plan.recipe, to_tree(config), data)
 
 
+def _check_step(run_config: RunConfig, state: State, trainer: Trainer) -> None:
+    """A step must see as many examples as before, however many processes they are dealt to."""
+    before = run_config.config["train"]
+    then = state.values.get("examples_per_step", before["batch_size"] * before["accumulate"])
+    train, world = trainer.train, trainer.accelerator.num_processes
+    if trainer.examples_per_step != then:
+        accumulate, rest = divmod(then, train.batch_size * world)
+        raise UsageError(
+            f"a step of this run sees {then} examples, but train.batch_size {train.batch_size} × "
+            f"train.accumulate {train.accumulate} × processes {world} = "
+            f"{trainer.examples_per_step}",
+            f"choose others whose product is {then}"
+            + ("" if rest else f", e.g. --set train.accumulate={accumulate}"),
+        )
+
+
 def _check_data(run_config: RunConfig, trainer: Trainer) -> None:
     """The data must be those the run was started on: the order of examples depends on them."""
     if trainer.source.fingerprint != run_config.data["fingerprint"]:
@@ -167,17 +186,28 @@ def _restore(trainer: Trainer, state: State, run: Path) -> None:
         ) from None
 
 
-def _initialise(trainer: Trainer, plan: Plan, reporter: Reporter) -> str:
-    """Weights of another checkpoint, for training on in a new run; whose they are, in words."""
+def _initialise(trainer: Trainer, model: Any, plan: Plan, reporter: Reporter) -> str:
+    """Weights of another checkpoint, for training on in a new run; whose they are, in words.
+
+    model: the new run's model section. It must be theirs: weights may fit another network and mean
+    something else in it.
+    """
     assert plan.init
     loaded = load_checkpoint(find_checkpoint(plan.init, plan.backend), plan.backend)
+    here, theirs = to_tree(model), to_tree(loaded.config.model)
+    if differing := [key for key in theirs if theirs[key] != here[key] and key != "dropout"]:
+        values = {key: json.dumps(theirs[key], separators=(",", ":")) for key in differing}
+        raise BadCheckpointError(
+            f"--init {plan.init}: its network is another one than this run's",
+            " ".join(f"--set model.{key}={value}" for key, value in values.items()),
+        )
     try:
         trainer.model.load_state_dict(loaded.network.state_dict())
         trainer.ema.module.load_state_dict(loaded.network.state_dict())
     except RuntimeError:
         raise BadCheckpointError(
-            f"--init {plan.init}: its network has another shape",
-            f"its model section is {loaded.run_config.config['model']}",
+            f"--init {plan.init}: its network has another shape than this run's",
+            f"its data section is {loaded.run_config.config['data']}",
         ) from None
     whose = f"the weights of {loaded.folder.name}, step {loaded.step}"
     reporter.info(f"beginning with {whose}")
