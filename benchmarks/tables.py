@@ -15,6 +15,10 @@ from pathlib import Path
 from results import read
 
 ROOT = Path(__file__).parents[1]
+DETAILS = (
+    *("n", "seed", "split", "step", "batch", "repeats", "ratio", "difference"),
+    *("parameters", "gflop", "minutes", "seconds_per_sample", "threads"),
+)
 BLOCK = re.compile(r"(<!-- figures (\S+)(.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -47,9 +51,15 @@ def _number(value: float | None) -> str:
 
 def _detail(line: dict) -> str:
     parts = [
-        f"{key} {line[key]}" for key in ("n", "seed", "split", "step") if line.get(key) is not None
+        f"{key.replace('_', ' ')} {_short(line[key])}"
+        for key in DETAILS
+        if line.get(key) is not None
     ]
     return ", ".join(parts)
+
+
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:
