@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from gentool.backends.ddpm import Config, ModelConfig, SampleConfig
 from gentool.backends.ddpm.algorithm import denoiser, loss_weight, training_loss
 from gentool.backends.ddpm.backend import Backend
-from gentool.backends.ddpm.network import Attention, UNet, timestep_features
+from gentool.backends.ddpm.network import Attention, UNet
 from gentool.diffusion.gaussian import Gaussian
 from gentool.diffusion.samplers import ancestral, ddim, dpm_solver_pp
 from gentool.diffusion.schedules import SCHEDULES, linear_betas
 from gentool.errors import UsageError
+from gentool.nn.time import timestep_features
 from gentool.rng import BatchRng, generator, seed_of, torch_seed
 from gentool.sampling import draw_images, sample_settings
 from gentool.settings import build, to_tree

@@ -66,6 +66,56 @@ def test_loss_is_measured_on_the_data_given(cli, tiny_run):
     assert cli(*command[:-1], "nonesuch").code == 2
 
 
+def bound(cli, run, *arguments):
+    result = cli("eval", "ddpm", "-c", run, "-n", 6, "--metric", "bpd", "--json", *arguments)
+    assert result.code == 0, result.err
+    return {record["metric"]: record["value"] for record in result.records}, result
+
+
+def test_the_bound_is_the_sum_of_its_parts(cli, tiny_run):
+    values, result = bound(cli, tiny_run, "--steps", 20, "-q")
+    steps = [values[f"bpd[t={t}]"] for t in range(20)]
+    assert len(values) == 24 and list(values)[:4] == [
+        "bpd", "bpd[prior]", "bpd[kl]", "bpd[decoder]"
+    ]  # fmt: skip
+    assert values["bpd[decoder]"] == steps[0]
+    assert values["bpd[kl]"] == pytest.approx(sum(steps[1:]))
+    parts = values["bpd[prior]"] + values["bpd[kl]"] + values["bpd[decoder]"]
+    assert values["bpd"] == pytest.approx(parts, rel=1e-9)
+    assert all(value >= 0 for value in values.values())
+    assert values["bpd"] > 1, "a model trained for 40 steps compresses nothing"
+    for record in result.records:
+        assert list(record) == ["metric", "value", "n", "seed", "split", "settings"]
+        assert record["n"] == 6 and record["split"] == "held out"
+        assert record["settings"]["steps"] == 20 and record["settings"]["checkpoint_step"] == 40
+
+
+def test_the_bound_comes_out_the_same_twice_and_steps_shorten_it(cli, tiny_run):
+    short, result = bound(cli, tiny_run, "--steps", 3)
+    assert bound(cli, tiny_run, "--steps", 3)[1].stdout == result.stdout
+    assert [name for name in short if "t=" in name] == [f"bpd[t={t}]" for t in range(3)]
+    small, _ = bound(cli, tiny_run, "--steps", 3, "--variance", "fixed_small")
+    assert small["bpd[prior]"] == short["bpd[prior]"] and small["bpd[kl]"] != short["bpd[kl]"]
+    other, _ = bound(cli, tiny_run, "--steps", 3, "--data", "scenes:test-novel")
+    assert other["bpd"] != short["bpd"]
+
+
+def test_the_bound_in_words_has_no_line_per_step_and_can_be_a_gate(cli, tiny_run):
+    command = ("eval", "ddpm", "-c", tiny_run, "-n", 2, "--steps", 3, "--metric", "bpd")
+    result = cli(*command, "--gate", "bpd<0.01", "--gate", "bpd[t=0]>=0")
+    assert result.code == 7 and "bpd is" in result.err and "t=0" not in result.err
+    names = [line.split()[0] for line in result.out.splitlines()]
+    assert names == ["bpd", "bpd[prior]", "bpd[kl]", "bpd[decoder]"]
+    assert cli(*command, "--steps", 21).code == 2
+
+
+def test_the_bound_is_given_the_class_of_each_picture(cli, class_run):
+    values, _ = bound(cli, class_run)
+    assert values["bpd"] > 0 and len(values) == 4 + 5
+    guided, _ = bound(cli, class_run, "--guidance-scale", 3)
+    assert guided["bpd[kl]"] != values["bpd[kl]"]
+
+
 def test_true_renders_score_one(figures, files):
     images, captions = files
     values = figures("--images", images)

@@ -48,7 +48,7 @@ def walk(chain: Gaussian, hole: Tensor, **options: Any) -> tuple[Tensor, list[tu
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_known_pixels_are_x_0_to_the_bit(
-    chain: Gaussian, hole: Tensor, options: dict[str, int], dtype: torch.dtype
+    chain: Gaussian, hole: Tensor, options: dict[str, Any], dtype: torch.dtype
 ) -> None:
     x_0 = normal(*SHAPE, seed=1).to(dtype)
     out = repaint(clipped, normal(*SHAPE).to(dtype), chain, noise(), x_0=x_0, hole=hole, **options)

@@ -23,4 +23,22 @@ def cosine_betas(T: int) -> Tensor:
     return torch.tensor(betas, dtype=torch.float64)
 
 
-SCHEDULES: dict[str, Callable[[int], Tensor]] = {"linear": linear_betas, "cosine": cosine_betas}
+def sqrt_betas(T: int) -> Tensor:
+    """Li et al. 2022, appendix A: alpha_bar ~ 1 - sqrt(t / T + 1e-4), beta <= 0.999.
+
+    For embeddings, where a little noise changes nothing: it rises steeply at once. The authors'
+    code divides by the value at 0, so that alpha_bar begins at 0.985 for T = 2000. [T]
+    """
+
+    def f(u: float) -> float:
+        return 1 - math.sqrt(u + 1e-4)
+
+    betas = [min(1 - f((t + 1) / T) / f(t / T), 0.999) for t in range(T)]
+    return torch.tensor(betas, dtype=torch.float64)
+
+
+SCHEDULES: dict[str, Callable[[int], Tensor]] = {
+    "linear": linear_betas,
+    "cosine": cosine_betas,
+    "sqrt": sqrt_betas,
+}

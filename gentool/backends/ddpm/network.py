@@ -5,7 +5,6 @@ for; each block is told the noise level, and the class where there are classes, 
 that acts between its two convolutions.
 """
 
-import math
 from typing import TypeVar
 
 import torch
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentool.backends.ddpm import ModelConfig
+from gentool.nn.time import timestep_features
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
@@ -180,21 +180,6 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
-
-
-def timestep_features(t: Tensor, n: int, order: str = "sin_cos", shift: int = 1) -> Tensor:
-    """Sines and cosines of t at n/2 frequencies from 1 to 1/10000. t [B] -> [B, n] float32.
-
-    order: `sin_cos` or `cos_sin`, which half comes first. shift: 1, or 0 for the first n/2 of
-    n/2 + 1 such frequencies.
-    """
-    half = n // 2
-    frequencies = torch.exp(
-        -math.log(10_000) / (half - shift) * torch.arange(half, device=t.device)
-    )
-    angles = t.float()[:, None] * frequencies[None]
-    waves = [angles.sin(), angles.cos()]
-    return torch.cat(waves if order == "sin_cos" else waves[::-1], dim=1)
 
 
 def group_norm(c: int, config: ModelConfig) -> nn.GroupNorm:
