@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from gentool.data.config import ImageData
-from gentool.data.images import open_images
+from gentool.data.images import open_images, picture
 from gentool.data.loader import Loader
 from gentool.data.stream import open_stream
 
@@ -55,6 +55,11 @@ def tars(*specs, **config):
     return open_images(ImageData(spec=tuple(map(str, specs)), image_size=4, **config))
 
 
+def pictures(config):
+    """What a loader of images prepares with."""
+    return lambda source, index, rng: picture(source, index, config, rng, True)
+
+
 def places(stream, n):
     return [
         (place.epoch, *place.identity, place.source.records[place.index].key)
@@ -65,7 +70,7 @@ def places(stream, n):
 def loaded(spec, n, **config):
     config = ImageData(spec=(str(spec),), image_size=4, **config)
     told: list[str] = []
-    loader = Loader(open_stream(open_images(config), 0), config, told.append)
+    loader = Loader(open_stream(open_images(config), 0), pictures(config), config, told.append)
     try:
         return loader.next(n), loader, told
     finally:

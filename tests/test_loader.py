@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from tars import pictures
 
 from gentool.data.config import ImageData
 from gentool.data.loader import Loader
@@ -31,7 +32,7 @@ class Listed:
 
 def loader_of(source, seed=0, cursor=None, report=lambda message: None, **config):
     config = ImageData(image_size=4, **config)
-    loader = Loader(open_stream(source, seed), config, report)
+    loader = Loader(open_stream(source, seed), pictures(config), config, report)
     if cursor:
         loader.seek(cursor)
     return loader
@@ -83,15 +84,16 @@ def test_loader_keeps_the_order_and_resumes():
     batches = [whole.next(5) for _ in range(6)]
     assert [(x.epoch, x.index) for batch in batches for x in batch] == order
     first = batches[0][0]
-    assert (first.image.shape, first.image.dtype) == ((3, 4, 4), torch.float32)
-    assert torch.equal(first.image, torch.full((3, 4, 4), first.index / 127.5 - 1))
+    assert (first.value.image.shape, first.value.image.dtype) == ((3, 4, 4), torch.float32)
+    assert torch.equal(first.value.image, torch.full((3, 4, 4), first.index / 127.5 - 1))
     whole.close()
 
     cut = loader_of(source)
     cut.next(5)
     cut.next(3)
     cursor = json.loads(json.dumps(cut.cursor))
-    assert cursor == {"epoch": 0, "shard": 0, "window": 0, "offset": 8, "seen": 8, "skipped": 0}
+    counts = {"seen": 8, "skipped": 0, "too_long": 0}
+    assert cursor == {"epoch": 0, "shard": 0, "window": 0, "offset": 8, **counts}
     cut.close()
     again = loader_of(source, cursor=cursor)
     rest = again.next(22)
@@ -136,6 +138,6 @@ def test_loader_skips_only_so_many(bad):
 @pytest.mark.parametrize("size", [5, None])
 def test_loader_gives_up_when_nothing_can_be_read(size):
     loader = loader_of(Listed(size, bad=range(5000)), on_error="skip")
-    with pytest.raises(BadDataError, match="records in a row cannot be read"):
+    with pytest.raises(BadDataError, match="records in a row cannot be used"):
         loader.next(1)
     loader.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import log_of, weights_of
-from tars import SIZES, places, png, record, shard, shards, tars
+from tars import SIZES, pictures, places, png, record, shard, shards, tars
 
 from gentool.data.config import ImageData
 from gentool.data.holdout import held_out, train_and_validation
@@ -84,7 +84,7 @@ def test_noise_belongs_to_the_record(tmp_path):
     config = ImageData(spec=(spec,), image_size=4)
     stream = open_stream(tars(spec), 5)
     where = {place[3]: place[1:3] for place in places(open_stream(tars(spec), 5), 20)}
-    loader = Loader(stream, config)
+    loader = Loader(stream, pictures(config), config)
     for example in loader.next(20):
         expected = generator("train", 5, 0, *where[example.key])
         torch.rand(3, generator=expected)  # flip and crop

@@ -1,30 +1,35 @@
-"""`gentool data check` and `gentool data show`."""
+"""`gentool data check` and `gentool data show`: pictures here, texts in data_text.py."""
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from gentool.cli import options
+from gentool.cli.checked import conclude, tell
 from gentool.cli.commands import add_command, group
 from gentool.cli.console import console
-from gentool.data.config import ImageData
-from gentool.errors import BadDataError, UsageError
+from gentool.data.config import ImageData, TextData
+from gentool.errors import UsageError
 from gentool.settings import build, merge, parse_assignment
+
+Section = TypeVar("Section", ImageData, TextData)
 
 app = group("Check and preview data before training on them.")
 
 Spec = Annotated[
     str,
     typer.Argument(
-        metavar="SPEC", help="scenes, a folder, FILE.parquet, 'N-{0..9}.tar' or hf:NAME."
+        metavar="SPEC",
+        help="scenes, a folder, FILE.parquet, 'N-{0..9}.tar', hf:NAME, FILE.txt|csv|tsv|jsonl.",
     ),
 ]
+AsText = Annotated[bool, options.flag("--text", "Texts, where SPEC (scenes, hf:) has both.")]
 Assign = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="A data setting, e.g. image_size=64 or image_column=img; repeatable.",
+        help="A data setting, e.g. image_size=64 or text_column=body; repeatable.",
         show_default=False,
     ),
 ]
@@ -34,14 +39,13 @@ def check(
     spec: Spec,
     num: Annotated[
         int | None,
-        typer.Option(
-            "--num",
-            "-n",
-            metavar="N",
-            min=1,
-            show_default=False,
-            help="Look at the first N records only. (default: all; 1000 of scenes)",
+        options.value(
+            "N", "Look at the first N only. (default: all; 1000 of scenes)", "--num", "-n", min=1
         ),
+    ] = None,
+    text: AsText = False,
+    tokenizer: Annotated[
+        str | None, options.value("DIR", "Counts the texts that are too long in its tokens.")
     ] = None,
     assign: Assign = None,
     as_json: options.Json = False,
@@ -52,12 +56,20 @@ def check(
     gentool data check photos/
     gentool data check train.parquet --json
     gentool data check 'shard-{00000..00099}.tar'
+    gentool data check reviews.csv --set text_column=body --set attributes=stars
     """  # fmt: skip
     from gentool.data.check import Report, scan
     from gentool.data.images import open_images
     from gentool.data.source import Sharded
+    from gentool.data.text import is_text
 
-    config = _config(spec, assign)
+    if text or is_text(spec):
+        from gentool.cli.data_text import check_texts
+
+        return check_texts(_config(TextData, spec, assign), num, tokenizer, as_json)
+    if tokenizer:
+        raise UsageError("--tokenizer is for texts", "--text, if these are captions of scenes")
+    config = _config(ImageData, spec, assign)
     source = open_images(config)
     report = Report()
     if num is None and source.size is None and not isinstance(source, Sharded):
@@ -68,10 +80,7 @@ def check(
         console.progress(report.n, total, {"records": "read"})
 
     for problem in scan(source, config, report, num, progress):
-        if as_json:
-            console.record({"bad": problem.key, "reason": problem.reason})
-        else:
-            console.result(f"bad: {problem.key}: {problem.reason}")
+        tell(problem, as_json)
     console.stop()
     summary = {
         "records": report.n,
@@ -82,16 +91,7 @@ def check(
         "notes": report.notes,
         "fingerprint": source.fingerprint,
     }
-    if as_json:
-        console.record(summary)
-    else:
-        for name, value in summary.items():
-            console.result(f"{name}: {_plain(value)}")
-    if report.bad:
-        raise BadDataError(
-            f"{len(report.bad)} of {report.n} records cannot be used",
-            "remove them, or train with --set data.on_error=skip",
-        )
+    conclude(summary, as_json)
 
 
 def show(
@@ -101,23 +101,30 @@ def show(
     out: Annotated[
         str, typer.Option("--out", "-o", metavar="x.png", help="The contact sheet.")
     ] = "data.png",
+    text: AsText = False,
     assign: Assign = None,
 ) -> None:
-    """Draw a numbered contact sheet; captions and classes are printed beside it.
+    """Draw a numbered contact sheet; captions and classes are printed. Of texts, these alone.
 
     \b
     gentool data show scenes
     gentool data show train.parquet -n 60 --out sheet.png
+    gentool data show captions.txt
     """
     from pathlib import Path
 
     from gentool.data.images import open_images
     from gentool.data.sheet import contact_sheet, describe
     from gentool.data.source import consecutive
+    from gentool.data.text import is_text
 
+    if text or is_text(spec):
+        from gentool.cli.data_text import show_texts
+
+        return show_texts(_config(TextData, spec, assign), start, num)
     if not out.endswith(".png"):
         raise UsageError(f"--out {out}: the sheet is a .png")
-    source = open_images(_config(spec, assign))
+    source = open_images(_config(ImageData, spec, assign))
     examples = consecutive(source, start, num)
     if not examples:
         raise UsageError(f"--start {start}: there is no such record")
@@ -129,19 +136,11 @@ def show(
     console.info(f"sheet: {out}")
 
 
-def _config(spec: str, assign: list[str] | None) -> ImageData:
+def _config(section: type[Section], spec: str, assign: list[str] | None) -> Section:
     tree = {"spec": spec}
     for text in assign or []:
         tree = merge(tree, parse_assignment(text.removeprefix("data.")))
-    return build(ImageData, tree)
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{k} × {n}" for k, n in value.items()) or "none"
-    if isinstance(value, list):
-        return "; ".join(map(str, value)) or "none"
-    return str(value)
+    return build(section, tree)
 
 
 add_command(app, "check", check)

@@ -1,4 +1,4 @@
-"""The [data] section of image recipes. Imports nothing heavy: help text is made from it."""
+"""The [data] sections of recipes. Imports nothing heavy: help text is made from them."""
 
 from dataclasses import dataclass
 
@@ -36,10 +36,72 @@ class ImageData:
     def __post_init__(self) -> None:
         if self.channels == 2:
             raise UsageError("data.channels is 1 (grey) or 3 (RGB), got 2")
-        if not all(self.spec) or not self.spec:
-            raise UsageError("data.spec is empty", "give scenes, a folder, files or hf:NAME")
-        if self.split != "train" and self.spec != ("scenes",):
+        _check_spec(self.spec, self.split)
+
+
+@dataclass
+class TextData:
+    """Which texts, what is carried along with them, and how they become rows of tokens."""
+
+    spec: tuple[str, ...] = setting(
+        ("scenes",),
+        "scenes (their captions); .txt, .csv, .tsv or .jsonl files; hf:NAME; or of pairs "
+        "SOURCE,TARGET, two files of parallel lines",
+    )
+    split: str = setting("train", "part of scenes", choices=("train", "test", "test-novel"))
+    language: str = setting(
+        "en",
+        "language of scenes; en-zh and zh-en: pairs, from one into the other",
+        choices=("en", "zh", "both", "en-zh", "zh-en"),
+    )
+    text_column: str = setting(
+        "", "column of the text, in .jsonl a path like meta.title; empty: `text`, or the only one"
+    )
+    source_column: str = setting("", "of pairs the column of the text that the other is made from")
+    attributes: tuple[str, ...] = setting(
+        (), "columns carried along for control; scenes always carry theirs"
+    )
+    mr_column: str = setting(
+        "", "column of attributes written as in E2E: name[The Eagle], area[riverside]"
+    )
+    length: int = setting(64, "tokens in a row, begin and end included", low=3)
+    layout: str = setting(
+        "pad",
+        "pad: a text in each row; block: texts one after the other, as many as there is room for",
+        choices=("pad", "block"),
+    )
+    too_long: str = setting(
+        "skip",
+        "what a text longer than a row does: left out and counted, or cut",
+        choices=("skip", "cut"),
+    )
+    on_error: str = setting(
+        "stop", "what an unreadable text does; skipped ones are counted", choices=("stop", "skip")
+    )
+    workers: int = setting(1, "threads that read and tokenize", low=1, fixed=False)
+
+    def __post_init__(self) -> None:
+        _check_spec(self.spec, self.split)
+        if self.language != "en" and self.spec != ("scenes",):
             raise UsageError(
-                f"data.split = {self.split!r} is for scenes alone, data.spec is {list(self.spec)}",
-                "give the files of that split as the spec",
+                f"data.language = {self.language!r} is for scenes, data.spec is {list(self.spec)}"
             )
+        if "scenes" in self.spec and any(self.columns()):
+            raise UsageError(
+                f"scenes have no columns, so none called {max(self.columns())!r}",
+                "their attributes are carried along in any case",
+            )
+
+    def columns(self) -> list[str]:
+        """The names of the columns by their roles, empty where there is none."""
+        return [self.text_column, self.source_column, self.mr_column, *self.attributes]
+
+
+def _check_spec(spec: tuple[str, ...], split: str) -> None:
+    if not all(spec) or not spec:
+        raise UsageError("data.spec is empty", "give scenes, a folder, files or hf:NAME")
+    if split != "train" and spec != ("scenes",):
+        raise UsageError(
+            f"data.split = {split!r} is for scenes alone, data.spec is {list(spec)}",
+            "give the files of that split as the spec",
+        )

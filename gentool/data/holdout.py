@@ -1,34 +1,26 @@
 """Keeping a part of the data for validation."""
 
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice
 
+import numpy as np
 import torch
 
-from gentool.data.config import ImageData
+from gentool.data.config import ImageData, TextData
 from gentool.data.images import open_images
-from gentool.data.source import Data, Example, Record, Sharded, Source, Window
+from gentool.data.loader import ON_BAD
+from gentool.data.source import Data, Example, Record, Sharded, Source, Subset, Window
+from gentool.data.text import Text, open_texts
 from gentool.errors import BadDataError
-from gentool.rng import generator
+from gentool.rng import generator, seed_of
 
 MOST = 512  # records held out at the most
 SHARE = 20  # one in so many
 SHARDS = 32  # shards that records are held out of, at the most
-
-
-class Subset:
-    """Some records of a source."""
-
-    def __init__(self, source: Source, indices: Sequence[int]) -> None:
-        self.source = source
-        self.indices = indices
-        self.size: int | None = len(indices)
-        self.labels = source.labels
-        self.fingerprint = source.fingerprint
-
-    def __getitem__(self, index: int) -> Example:
-        return self.source[self.indices[index]]
+UNREADABLE = 1 << 63  # more than any hash
+ENOUGH = 20_000  # texts of an endless source that a tokenizer learns from
 
 
 class Trained(Sharded):
@@ -95,7 +87,7 @@ def _each(shards: int) -> int:
     return MOST // min(shards, SHARDS)
 
 
-def train_and_validation(config: ImageData) -> tuple[Data, Source]:
+def train_and_validation(config: ImageData) -> tuple[Data, Source[Example]]:
     """The data to train on, and what is held out: the `test` split of scenes, else 5 % (≤ 512).
 
     Which records are held out depends on their number alone. A single image serves as both, except
@@ -113,3 +105,48 @@ def train_and_validation(config: ImageData) -> tuple[Data, Source]:
     if source.size == 1:
         return source, source
     return Subset(source, sorted(order[n:])), Subset(source, sorted(order[:n]))
+
+
+def text_train_and_validation(config: TextData) -> tuple[Source[Text], Source[Text]]:
+    """The texts to train on, and what is held out: the `test` split of scenes, else 5 % (≤ 512).
+
+    Every text is read once. Those held out are the least by a hash: which they are depends on no
+    order, and no text that is trained on is among them, however often it occurs. (Of pairs, this is
+    said of the sources.) Empty ones are in neither part. A single text serves as both.
+    """
+    source = open_texts(config)
+    if source.size is None:
+        from gentool.data.scenes import SceneTexts
+
+        return source, SceneTexts("test", config.language)
+    hashes = np.zeros(source.size, np.uint64)  # 0: without text
+    for index in range(source.size):
+        try:
+            text = source[index]
+        except BadDataError as error:
+            if config.on_error == "stop":
+                raise BadDataError(str(error), ON_BAD) from error
+            hashes[index] = UNREADABLE  # trained on: the loader skips and counts them there
+        else:
+            hashes[index] = 0 if text.empty else seed_of(text.source or text.text)
+    distinct, first = np.unique(hashes, return_index=True)
+    first = first[(distinct > 0) & (distinct < UNREADABLE)]
+    if not len(first):
+        raise BadDataError(f"no text in {', '.join(config.spec)}")
+    held = first[: min(MOST, len(first) // SHARE + (len(first) < SHARE))]
+    last = hashes[held[-1]] if len(first) > 1 else 0
+    empty = int((hashes == 0).sum())
+    trained = array("Q", np.flatnonzero(hashes > last).tolist())
+    return Subset(source, trained, empty), Subset(source, sorted(held.tolist()))
+
+
+def training_texts(config: TextData) -> Iterator[str]:
+    """The texts that a tokenizer is trained on: those of the training part, or the first of an
+    endless one. Unreadable ones are left out where `on_error` says so."""
+    source, _ = text_train_and_validation(config)
+    for index in range(ENOUGH if source.size is None else source.size):
+        try:
+            yield source[index].text
+        except BadDataError as error:
+            if config.on_error == "stop":
+                raise BadDataError(str(error), ON_BAD) from error

@@ -1,4 +1,4 @@
-"""Images of a data set on the Hugging Face Hub, streamed: `hf:NAME`, a local folder as well."""
+"""Data sets of the Hugging Face Hub: `hf:NAME`, a local folder as well. Images are streamed."""
 
 import hashlib
 import json
@@ -8,10 +8,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from gentool.data.config import ImageData
+from gentool.data.config import ImageData, TextData
 from gentool.data.decode import MAX_BYTES
 from gentool.data.source import RawImage, Record, Sharded
-from gentool.data.table import pick, quiet, undecoded
+from gentool.data.table import pick, quiet, text_columns, undecoded
+from gentool.data.text import Columns, Text
 from gentool.errors import BadDataError, GentoolError, MachineError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -29,22 +30,15 @@ class Hub(Sharded):
         Raises NotFoundError for an unknown data set, MachineError without a network, BadDataError
         for another split or configuration and for data without images.
         """
-        from datasets import ClassLabel, load_dataset_builder
+        from datasets import ClassLabel
         from datasets.packaged_modules.folder_based_builder.folder_based_builder import (
             FolderBasedBuilder,
         )
 
         self.spec = spec
-        name, *parts = spec.removeprefix("hf:").split(":")
-        if not name or len(parts) > 2 or not all(parts):
-            raise UsageError(
-                f"{spec} is not a data set", "hf:NAME, hf:NAME:SPLIT, hf:NAME:CONFIG:SPLIT"
-            )
-        split = parts[-1] if parts else "train"
-        options = parts[:-1]
-        builder = self._asking(lambda: load_dataset_builder(name, *options))
-        rows = self._asking(lambda: builder.as_streaming_dataset(split=split))
-        features = self._asking(lambda: rows.features or rows._resolve_features().features) or {}
+        builder, split = _find(spec)
+        rows = _asking(spec, lambda: builder.as_streaming_dataset(split=split))
+        features = _asking(spec, lambda: rows.features or rows._resolve_features().features) or {}
         self.columns = columns = pick(features, config, spec)
         if columns.label and not isinstance(features[columns.label], ClassLabel):
             if config.label_column:
@@ -61,7 +55,7 @@ class Hub(Sharded):
         """Rows before `start` are passed over by `datasets`, which has to read them."""
         rows = iter(self.rows.shard(self.shards, shard).skip(start))
         number = start
-        while (row := self._asking(lambda: next(rows, None))) is not None:
+        while (row := _asking(self.spec, lambda: next(rows, None))) is not None:
             key = f"{self.spec} shard {shard} row {number}"
             yield Record(number, key, partial(self._raw, key, row))
             number += 1
@@ -72,19 +66,56 @@ class Hub(Sharded):
         caption = row[self.columns.caption] if self.columns.caption else None
         data = value.get("bytes") if isinstance(value, dict) else value
         if not data and self.follow and value and value.get("path"):
-            data = self._asking(partial(_fetch, value["path"]))
+            data = _asking(self.spec, partial(_fetch, value["path"]))
         if not data:
             raise BadDataError(f"{key}: no image bytes")
         known = label is not None and 0 <= label < len(self.labels)
         return RawImage(key, data, caption or "", label if known else None)
 
-    def _asking(self, ask: Callable[[], T]) -> T:
-        """What `ask` returns, without a word from `datasets`, and its failures as ours."""
-        try:
-            with quiet():
-                return ask()
-        except Exception as error:  # of datasets, pyarrow, the file system and the network
-            raise _translated(error, self.spec) from error
+
+class HubTexts:
+    """Texts of one split by index: rows of a table that `datasets` keeps in its cache, mapped into
+    memory, so that the texts of a whole epoch can be shuffled."""
+
+    labels: tuple[str, ...] = ()
+
+    def __init__(self, spec: str, config: TextData) -> None:
+        """Raises as `Hub` does, and BadDataError for data without a text column."""
+        builder, split = _find(spec)
+        _asking(spec, builder.download_and_prepare)
+        rows = _asking(spec, lambda: builder.as_dataset(split=split))
+        self.spec = spec
+        self.columns = Columns(config, spec, rows.column_names, text_columns(rows.features))
+        self.rows = rows.select_columns(sorted({n.split(".")[0] for n in self.columns.used()}))
+        self.size: int | None = len(rows)
+        self.fingerprint = _digest(builder, split, str(config.columns()))
+        if not self.size:
+            raise BadDataError(f"{spec} has no rows")
+
+    def __getitem__(self, index: int) -> Text:
+        return self.columns.read(f"{self.spec} row {index}", self.rows[index])
+
+
+def _find(spec: str) -> tuple["DatasetBuilder", str]:
+    """What reads the data set hf:NAME, hf:NAME:SPLIT or hf:NAME:CONFIG:SPLIT, and its split."""
+    from datasets import load_dataset_builder
+
+    name, *parts = spec.removeprefix("hf:").split(":")
+    if not name or len(parts) > 2 or not all(parts):
+        raise UsageError(
+            f"{spec} is not a data set", "hf:NAME, hf:NAME:SPLIT, hf:NAME:CONFIG:SPLIT"
+        )
+    split = parts[-1] if parts else "train"
+    return _asking(spec, lambda: load_dataset_builder(name, *parts[:-1])), split
+
+
+def _asking(spec: str, ask: Callable[[], T]) -> T:
+    """What `ask` returns, without a word from `datasets`, and its failures as ours."""
+    try:
+        with quiet():
+            return ask()
+    except Exception as error:  # of datasets, pyarrow, the file system and the network
+        raise _translated(error, spec) from error
 
 
 def _fetch(path: str) -> bytes:

@@ -11,14 +11,17 @@ import os
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from gentool.data.config import ImageData
-from gentool.data.decode import EXTENSIONS, MAX_BYTES
-from gentool.data.source import Data, Example, RawImage, Record, Sharded, Source
+from gentool.data.decode import EXTENSIONS, MAX_BYTES, fit
+from gentool.data.source import Data, Example, Joined, RawImage, Record, Sharded, Source
 from gentool.data.table import Columns, build, class_names, parquet_footer, pick, undecoded
 from gentool.errors import BadDataError, MachineError, NotFoundError, UsageError
 
@@ -32,6 +35,29 @@ SPECS = (
 )
 NOT_IMAGES = (".jsonl", ".csv", ".tsv", ".txt")
 BLOCK = 1 << 20  # bytes of either end of a parquet file that its fingerprint covers
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One example as an image model sees it."""
+
+    key: str
+    image: torch.Tensor  # float32 [C, H, W] in [-1, 1]
+    label: int | None
+    caption: str
+
+
+def picture(
+    source: Source[Example], index: int, config: ImageData, rng: torch.Generator, augment: bool
+) -> Picture:
+    """Example `index` brought to size. Without `augment` it is neither mirrored nor cut at random;
+    `rng` is drawn from in any case. Raises BadDataError."""
+    example = source[index]
+    if not augment:
+        config = replace(config, flip=False, crop="center")
+    pixels = torch.from_numpy(fit(example.image, config, rng)).permute(2, 0, 1)
+    image = pixels.contiguous().float() / 127.5 - 1
+    return Picture(example.key, image, example.label, example.caption)
 
 
 class Images(ABC):
@@ -132,26 +158,6 @@ class Parquet(Images):
         if not data:  # a path alone is not followed: it could name any file of this machine
             raise BadDataError(f"{key}: no image bytes")
         return data
-
-
-class Joined:
-    """Several sources one after the other."""
-
-    def __init__(self, sources: Sequence[Source], specs: Sequence[str]) -> None:
-        if any(source.size is None for source in sources):
-            raise UsageError("scenes are endless and cannot be joined with other data")
-        for source, spec in zip(sources, specs, strict=True):
-            if source.labels != sources[0].labels:
-                raise BadDataError(f"{spec} has other classes than {specs[0]}")
-        self.sources = sources
-        self.labels = sources[0].labels
-        self.fingerprint = "+".join(source.fingerprint for source in sources)
-        self._ends = list(accumulate(source.size or 0 for source in sources))
-        self.size: int | None = self._ends[-1]
-
-    def __getitem__(self, index: int) -> Example:
-        which = bisect_right(self._ends, index)
-        return self.sources[which][index - (self._ends[which - 1] if which else 0)]
 
 
 def open_images(config: ImageData) -> Data:

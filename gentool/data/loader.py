@@ -1,15 +1,15 @@
-"""Examples ready for training, decoded ahead in threads, in the stream's order."""
+"""Examples ready for training, prepared ahead in threads, in the stream's order."""
 
 import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import torch
 
-from gentool.data.config import ImageData
-from gentool.data.decode import fit
+from gentool.data.source import Source
 from gentool.data.stream import Cursor, Place, Stream
 from gentool.errors import BadDataError
 from gentool.rng import generator
@@ -22,63 +22,95 @@ CAP_PERCENT = 1
 ON_BAD = "gentool data check lists all such records; --set data.on_error=skip leaves them out"
 
 
+class Keyed(Protocol):
+    """Anything that can be named in a message."""
+
+    @property
+    def key(self) -> str: ...
+
+
+T = TypeVar("T", bound=Keyed)
+Prepare = Callable[[Source, int, torch.Generator], T]
+"""Reads record `index` of a source and makes of it what a batch is collated from, with draws from
+the generator. Raises BadDataError, and TooLong for a sound record that there is no room for."""
+
+
+class TooLong(BadDataError):
+    """A record that is passed over whatever `on_error` says, and counted by itself."""
+
+
+class Section(Protocol):
+    """What the loader reads of a [data] section."""
+
+    on_error: str
+    workers: int
+
+
 @dataclass(frozen=True)
-class Loaded:
+class Loaded(Generic[T]):
     """One example as training sees it."""
 
-    key: str
+    value: T  # what `prepare` returned
     epoch: int
     index: int  # of the record in its source; in its window, if that has shards
-    image: torch.Tensor  # float32 [C, H, W] in [-1, 1]
-    label: int | None
-    caption: str
-    rng: torch.Generator  # crop and flip are drawn; timestep and noise are drawn from it next
+    rng: torch.Generator  # after the draws of `prepare`; timestep and noise are drawn from it next
+
+    @property
+    def key(self) -> str:
+        """The record's name."""
+        return self.value.key
 
 
-class Loader:
-    """Batches of a stream. `skipped` counts the unreadable records that were replaced.
+class Loader(Generic[T]):
+    """Batches of a stream. `skipped` counts the unreadable records that were replaced, `too_long`
+    those that there was no room for.
 
-    With `on_error = "skip"` the next readable record of the source or window stands in for an
-    unreadable one. The stream does not move for it: all processes stay in step and the cursor needs
-    no more than counts. `report` is told of the first few.
+    The next usable record of the source or window stands in for one that is passed over; with
+    `on_error = "stop"` an unreadable one is not. The stream does not move for it: all processes
+    stay in step and the cursor needs no more than counts. `report` is told of the first few.
     """
 
     def __init__(
         self,
         stream: Stream,
-        config: ImageData,
+        prepare: Prepare[T],
+        section: Section,
         report: Callable[[str], None] = logger.warning,
     ) -> None:
         self.stream = stream
-        self.config = config
+        self.prepare = prepare
+        self.on_error = section.on_error
         self.report = report
         self.seen = 0
         self.skipped = 0
+        self.too_long = 0
         self._handed_out = stream.cursor
-        self._ahead: deque[tuple[Future[tuple[Loaded, str]], Cursor]] = deque()
-        self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="decode")
+        self._ahead: deque[tuple[Future[tuple[Loaded[T], BadDataError | None]], Cursor]] = deque()
+        self._threads = ThreadPoolExecutor(section.workers, thread_name_prefix="prepare")
 
     @property
     def cursor(self) -> Cursor:
         """The stream's cursor after the last example handed out, and the counts so far."""
-        return {**self._handed_out, "seen": self.seen, "skipped": self.skipped}
+        counts = {"seen": self.seen, "skipped": self.skipped, "too_long": self.too_long}
+        return {**self._handed_out, **counts}
 
     def seek(self, cursor: Cursor) -> None:
-        """Go on from `cursor`; what was decoded ahead is dropped."""
+        """Go on from `cursor`; what was prepared ahead is dropped."""
         for future, _ in self._ahead:
             future.cancel()
         self._ahead.clear()
         self.stream.seek(cursor)
         self._handed_out = self.stream.cursor
         self.seen, self.skipped = cursor["seen"], cursor["skipped"]
+        self.too_long = cursor.get("too_long", 0)  # an earlier gentool did not count them
 
-    def next(self, n: int) -> list[Loaded]:
-        """The next n examples; as many again are then decoded in the background.
+    def next(self, n: int) -> list[Loaded[T]]:
+        """The next n examples; as many again are then prepared in the background.
 
         Raises BadDataError for a record that cannot be read, with `on_error = "skip"` only when
         there are too many of them.
         """
-        self._decode_ahead(n)
+        self._prepare_ahead(n)
         batch = []
         for _ in range(n):
             future, cursor = self._ahead.popleft()
@@ -86,46 +118,45 @@ class Loader:
             self._handed_out = cursor
             self._count(problem)
             batch.append(loaded)
-        self._decode_ahead(n)
+        self._prepare_ahead(n)
         return batch
 
     def close(self) -> None:
         """Stop the threads."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def _decode_ahead(self, n: int) -> None:
+    def _prepare_ahead(self, n: int) -> None:
         while len(self._ahead) < n:
             [place] = self.stream.next(1)
             future = self._threads.submit(self._load, place)
             self._ahead.append((future, self.stream.cursor))
 
-    def _load(self, place: Place) -> tuple[Loaded, str]:
+    def _load(self, place: Place) -> tuple[Loaded[T], BadDataError | None]:
         """The example of one place, and what was wrong with its own record, if anything."""
         rng = generator("train", self.stream.seed, place.epoch, *place.identity)
         size = place.source.size
-        problem = place.problem
-        if problem and self.config.on_error == "stop":
-            raise BadDataError(problem, ON_BAD)
+        problem = BadDataError(place.problem) if place.problem else None
+        if problem and self.on_error == "stop":
+            raise BadDataError(str(problem), ON_BAD)
         for step in range(min(size or CAP_SEEN, CAP_SEEN)):
             record = place.index + step if size is None else (place.index + step) % size
             try:
-                example = place.source[record]
+                value = self.prepare(place.source, record, rng)
             except BadDataError as error:
-                if self.config.on_error == "stop":
+                if self.on_error == "stop" and not isinstance(error, TooLong):
                     raise BadDataError(str(error), ON_BAD) from error
-                problem = problem or str(error)
+                problem = problem or error
                 continue
-            pixels = torch.from_numpy(fit(example.image, self.config, rng))
-            image = pixels.permute(2, 0, 1).contiguous().float() / 127.5 - 1
-            loaded = Loaded(
-                example.key, place.epoch, record, image, example.label, example.caption, rng
-            )
-            return loaded, problem
-        raise BadDataError(f"{step + 1} records in a row cannot be read; the first: {problem}")
+            return Loaded(value, place.epoch, record, rng), problem
+        raise BadDataError(f"{step + 1} records in a row cannot be used; the first: {problem}")
 
-    def _count(self, problem: str) -> None:
+    def _count(self, problem: BadDataError | None) -> None:
         self.seen += 1
-        if problem:
+        if isinstance(problem, TooLong):
+            self.too_long += 1
+            if self.too_long <= REPORTED:
+                self.report(f"left out: {problem}")
+        elif problem:
             self.skipped += 1
             if self.skipped <= REPORTED:
                 self.report(f"skipped: {problem}")

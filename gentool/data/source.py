@@ -1,22 +1,30 @@
 """What a data set is to the rest of gentool: examples by index, or records shard by shard."""
 
+import hashlib
+import json
+import os
 from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
-from typing import Protocol
+from itertools import accumulate, chain, islice
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from gentool.data.decode import decode
-from gentool.errors import BadDataError
+from gentool.errors import BadDataError, MachineError, UsageError
 
 WINDOW = 1024  # records of a shard that are shuffled together, and re-read when a run is resumed
+BLOCK = 1 << 14  # bytes of either end of a file that its digest covers
+
+Record_co = TypeVar("Record_co", covariant=True)
 
 
 @dataclass(frozen=True)
 class Example:
-    """One record of a data set."""
+    """One record of a data set of images."""
 
     key: str  # names the record in messages: "cats/12.png", "train.parquet row 17"
     image: np.ndarray  # uint8 [H, W, C], C = 1 (grey) or 3 (RGB)
@@ -47,8 +55,8 @@ class Record:
     raw: Callable[[], RawImage]  # raises BadDataError if it cannot be read; safe in threads
 
 
-class Source(Protocol):
-    """Examples by index. The same index always gives the same example."""
+class Source(Protocol[Record_co]):
+    """Records by index: `Example`s or `Text`s. The same index always gives the same record."""
 
     @property
     def size(self) -> int | None:
@@ -58,9 +66,45 @@ class Source(Protocol):
     labels: tuple[str, ...]  # class names; empty where there are none
     fingerprint: str  # changes when the data does
 
-    def __getitem__(self, index: int) -> Example:
-        """Example `index`. Raises BadDataError, naming the record, if it cannot be read."""
+    def __getitem__(self, index: int) -> Record_co:
+        """Record `index`. Raises BadDataError, naming it, if it cannot be read."""
         ...
+
+
+class Joined(Generic[Record_co]):
+    """Several sources one after the other."""
+
+    def __init__(self, sources: Sequence[Source[Record_co]], specs: Sequence[str]) -> None:
+        if any(source.size is None for source in sources):
+            raise UsageError("scenes are endless and cannot be joined with other data")
+        for source, spec in zip(sources, specs, strict=True):
+            if source.labels != sources[0].labels:
+                raise BadDataError(f"{spec} has other classes than {specs[0]}")
+        self.sources = sources
+        self.labels = sources[0].labels
+        self.fingerprint = "+".join(source.fingerprint for source in sources)
+        self._ends = list(accumulate(source.size or 0 for source in sources))
+        self.size: int | None = self._ends[-1]
+
+    def __getitem__(self, index: int) -> Record_co:
+        which = bisect_right(self._ends, index)
+        return self.sources[which][index - (self._ends[which - 1] if which else 0)]
+
+
+class Subset(Generic[Record_co]):
+    """Some records of a source."""
+
+    def __init__(self, source: Source[Record_co], indices: Sequence[int], empty: int = 0) -> None:
+        """empty: how many were left out because there is nothing in them."""
+        self.source = source
+        self.indices = indices
+        self.empty = empty
+        self.size: int | None = len(indices)
+        self.labels = source.labels
+        self.fingerprint = source.fingerprint
+
+    def __getitem__(self, index: int) -> Record_co:
+        return self.source[self.indices[index]]
 
 
 class Sharded(ABC):
@@ -115,8 +159,8 @@ class Window:
         return self.records[index].raw().example()
 
 
-def consecutive(data: Data, start: int, n: int) -> list[Example]:
-    """The n examples from number `start` on, or as many as there are. Raises BadDataError."""
+def consecutive(data: Data, start: int, n: int) -> list[Any]:
+    """The n records from number `start` on, or as many as there are. Raises BadDataError."""
     if isinstance(data, Sharded):
         records = chain.from_iterable(map(data.records, range(data.shards)))
         return [record.raw().example() for record in islice(records, start, start + n)]
@@ -128,4 +172,28 @@ def extent(data: Data) -> str:
     """How much there is, in words, as far as it is known without reading all of it."""
     if isinstance(data, Sharded):
         return f"{data.shards} shards"
+    if isinstance(data, Subset) and data.empty:
+        return f"{data.size} examples, {data.empty} empty ones left out"
     return "endless examples" if data.size is None else f"{data.size} examples"
+
+
+def digest(paths: Sequence[Path], *settings: str) -> str:
+    """Of each file's name, size and both ends; not of all its bytes, which may be terabytes.
+
+    settings: what else the records depend on, such as columns. Raises MachineError.
+    """
+    made = hashlib.blake2b(digest_size=16)
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                made.update(json.dumps([path.name, size]).encode())
+                file.seek(0)
+                made.update(file.read(BLOCK))
+                file.seek(max(0, size - BLOCK))
+                made.update(file.read(BLOCK))
+        except OSError as error:
+            raise MachineError(f"cannot read {path}: {error.strerror}") from error
+    if settings:
+        made.update(json.dumps(settings).encode())
+    return made.hexdigest()

@@ -114,10 +114,7 @@ def pick(features: "Features", config: ImageData, spec: str) -> Columns:
         return isinstance(feature, ClassLabel)
 
     def is_label(feature: Any) -> bool:
-        return _dtype(feature).startswith(("int", "uint", "bool")) or is_text(feature)
-
-    def is_text(feature: Any) -> bool:
-        return _dtype(feature) in ("string", "large_string")
+        return _dtype(feature).startswith(("int", "uint", "bool")) or _is_text(feature)
 
     image = find(
         "image",
@@ -133,7 +130,7 @@ def pick(features: "Features", config: ImageData, spec: str) -> Columns:
     label = find(
         "label", config.label_column, is_label, [where(is_class), where(is_label, "label")]
     )
-    caption = find("caption", config.caption_column, is_text, [where(is_text, "caption", "text")])
+    caption = find("caption", config.caption_column, _is_text, [where(_is_text, "caption", "text")])
     return Columns(image, label, caption)
 
 
@@ -161,6 +158,15 @@ def class_names(rows: "Dataset", label: str) -> tuple[tuple[str, ...], dict[Any,
         return tuple(feature.names), {code: code for code in range(len(feature.names))}
     values = sorted(value for value in rows.unique(label) if value is not None)
     return tuple(map(str, values)), {value: code for code, value in enumerate(values)}
+
+
+def text_columns(features: "Features") -> list[str]:
+    """The names of the columns of strings."""
+    return [name for name in features if _is_text(features[name])]
+
+
+def _is_text(feature: Any) -> bool:
+    return _dtype(feature) in ("string", "large_string")
 
 
 def _dtype(feature: Any) -> str:

@@ -5,7 +5,6 @@ shard's headers are walked over, its bodies are not: only what a process trains 
 """
 
 import glob
-import hashlib
 import itertools
 import json
 import os
@@ -18,7 +17,7 @@ from typing import BinaryIO, NamedTuple
 
 from gentool.data.config import ImageData
 from gentool.data.decode import EXTENSIONS, MAX_BYTES
-from gentool.data.source import WINDOW, RawImage, Record, Sharded
+from gentool.data.source import WINDOW, RawImage, Record, Sharded, digest
 from gentool.errors import BadDataError, MachineError, NotFoundError, UsageError
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -28,7 +27,6 @@ MAGIC = {
     b"\xfd7zXZ": "unxz",
     b"\x28\xb5\x2f\xfd": "unzstd",
 }
-BLOCK = 1 << 14  # bytes of either end of a shard that the fingerprint covers
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 
 
@@ -52,7 +50,7 @@ class Tars(Sharded):
         self.shards = len(self.paths)
         self.field = config.caption_column
         self.wanted = (f".{config.image_column}",) if config.image_column else EXTENSIONS
-        self.fingerprint = _digest(self.paths)
+        self.fingerprint = digest(self.paths)
 
     def records(self, shard: int, start: int = 0) -> Iterator[Record]:
         path, number, seen = self.paths[shard], -1, set[str]()
@@ -225,20 +223,3 @@ def _field(text: str, field: str, key: str) -> str:
             f"{key}: field {field!r} of .json holds {type(caption).__name__}, not text"
         )
     return caption or ""
-
-
-def _digest(paths: Sequence[Path]) -> str:
-    """Of each shard's name, size and both ends; not of all its bytes, which may be terabytes."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path in paths:
-        try:
-            with path.open("rb") as file:
-                size = file.seek(0, os.SEEK_END)
-                digest.update(json.dumps([path.name, size]).encode())
-                file.seek(0)
-                digest.update(file.read(BLOCK))
-                file.seek(max(0, size - BLOCK))
-                digest.update(file.read(BLOCK))
-        except OSError as error:
-            raise MachineError(f"cannot read {path}: {error.strerror}") from error
-    return digest.hexdigest()

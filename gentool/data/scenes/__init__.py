@@ -2,14 +2,15 @@
 
 A scene is one or two things (shape, colour, size) on a dark canvas of 32×32 pixels: one thing at a
 place on a 3×3 grid, or two in one row or column, so that exactly one relation holds. `Scenes` is
-the data set; `caption` and `parse_caption` tell a scene in English or Chinese and read it back;
-`render` draws one, and `read_scene` accepts a picture only if it is one this world could draw.
+the data set, `SceneTexts` its captions alone; `caption` and `parse_caption` tell a scene in English
+or Chinese and read it back; `render` draws one, and `read_scene` accepts a picture only if it is
+one this world could draw.
 """
 
 from gentool.data.scenes.draw import render
 from gentool.data.scenes.language import caption, parse_caption
 from gentool.data.scenes.read import read_scene
-from gentool.data.scenes.source import Scenes
+from gentool.data.scenes.source import Scenes, SceneTexts
 from gentool.data.scenes.world import (
     COLORS,
     PLACES,
@@ -20,6 +21,7 @@ from gentool.data.scenes.world import (
     Layout,
     Scene,
     Thing,
+    attributes,
     draw_scene,
     split_of,
     training_shares,
@@ -34,8 +36,10 @@ __all__ = [
     "SPLITS",
     "Layout",
     "Scene",
+    "SceneTexts",
     "Scenes",
     "Thing",
+    "attributes",
     "caption",
     "draw_scene",
     "parse_caption",

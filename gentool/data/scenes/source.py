@@ -6,15 +6,16 @@ import numpy as np
 
 from gentool.data.scenes.draw import render
 from gentool.data.scenes.language import LANGUAGES, caption
-from gentool.data.scenes.world import descriptions, draw_scene
+from gentool.data.scenes.world import Layout, Scene, attributes, descriptions, draw_scene
 from gentool.data.source import Example
+from gentool.data.text import Text
 from gentool.errors import UsageError, nearest
 
 VERSION = 1  # raise it when the same index gives another example than before
 
 
-class Scenes:
-    """Captioned pictures of one split, drawn when asked for."""
+class _World:
+    """What is told of one split, in which languages."""
 
     size: int | None = None
     labels: tuple[str, ...] = ()
@@ -28,10 +29,41 @@ class Scenes:
         self.languages = LANGUAGES if language == "both" else (language,)
         self.fingerprint = f"scenes-{VERSION}-{split}-{language}"
 
-    def __getitem__(self, index: int) -> Example:
-        """Example `index` ≥ 0; its picture is the same in every language."""
+    def key(self, index: int) -> str:
+        """The name of example `index`."""
+        return f"scenes {self.split} {index}"
+
+    def tell(self, index: int) -> tuple[Scene, Layout, str, np.random.Generator]:
+        """Scene `index` ≥ 0, how it is drawn, its caption, and what further draws are from."""
         rng = np.random.default_rng([VERSION, zlib.crc32(self.split.encode()), index])
         scene, layout = draw_scene(rng, self.split)
         language = self.languages[rng.integers(len(self.languages))]
-        text = caption(scene, language, rng)
-        return Example(f"scenes {self.split} {index}", render(scene, layout), text)
+        return scene, layout, caption(scene, language, rng), rng
+
+
+class Scenes(_World):
+    """Captioned pictures of one split, drawn when asked for; the same ones in every language."""
+
+    def __getitem__(self, index: int) -> Example:
+        scene, layout, text, _ = self.tell(index)
+        return Example(self.key(index), render(scene, layout), text)
+
+
+class SceneTexts(_World):
+    """The captions of `Scenes` alone, with what is true of the scene; pairs in "en-zh", "zh-en"."""
+
+    def __init__(self, split: str = "train", language: str = "en") -> None:
+        source, _, target = language.rpartition("-")
+        super().__init__(split, target)
+        self.source = source
+        if source:
+            if source not in LANGUAGES:
+                raise UsageError(
+                    f"unknown language of scenes {source!r}", nearest(source, LANGUAGES)
+                )
+            self.fingerprint = f"scenes-{VERSION}-{split}-{language}"
+
+    def __getitem__(self, index: int) -> Text:
+        scene, _, text, rng = self.tell(index)
+        source = caption(scene, self.source, rng) if self.source else None
+        return Text(self.key(index), text, attributes(scene), source)

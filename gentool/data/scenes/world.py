@@ -76,6 +76,22 @@ class Layout:
     jitters: tuple[tuple[int, int], ...]
 
 
+def attributes(scene: Scene) -> dict[str, tuple[str, ...]]:
+    """What is true of `scene`: a shape, colour or size if any thing in it has it.
+
+    The relation is that of the canonical form, however the scene is told.
+    """
+    told = scene.canonical()
+    found = {
+        name: tuple(dict.fromkeys(getattr(thing, name) for thing in told.things))
+        for name in ("shape", "color", "size")
+    }
+    for name, value in (("place", told.place), ("relation", told.relation)):
+        if value:
+            found[name] = (value,)
+    return found
+
+
 def split_of(scene: Scene) -> str:
     """The split that `scene` belongs to, the same however the scene is told."""
     if any((thing.shape, thing.color) in NOVEL_PAIRS for thing in scene.things):

@@ -1,0 +1,53 @@
+"""Texts as rows of tokens, all of one length: what text models are trained on."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from gentool.data.config import TextData
+from gentool.data.loader import TooLong
+from gentool.data.source import Source
+from gentool.data.text import Attributes, Text
+from gentool.errors import BadDataError
+from gentool.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class Row:
+    """One example as a text model sees it. In a block, key and attributes are the first text's."""
+
+    key: str
+    ids: list[int]  # config.length of them
+    attributes: Attributes
+
+
+def row(source: Source[Text], index: int, tokenizer: Tokenizer, config: TextData) -> Row:
+    """Row `index`: bos, its text, eos and then padding, or in a block more texts like that.
+
+    A block goes on with the texts after its own and is cut where it is full. So it depends on
+    (source, index) alone, whatever the batches, and an epoch has as many blocks as texts. (The
+    blocks of Li et al. are cut from one long sequence, and begin anywhere in a text.)
+    Raises BadDataError, and TooLong for a text that does not fit.
+    """
+    blocks = config.layout == "block"
+    if blocks and source.size is None:
+        index *= config.length // 2  # as many texts as a block can hold: no text is in two of them
+    first = source[index]
+    ids = encode(first.key, first.text, tokenizer, config)
+    if blocks:
+        size = source.size or config.length
+        for after in range(index + 1, index + min(size, config.length)):
+            if len(ids) >= config.length:
+                break
+            with suppress(BadDataError):  # it is reported at its own index
+                text = source[after if source.size is None else after % size]
+                ids = ids + encode(text.key, text.text, tokenizer, config)
+    padding = [tokenizer.special("pad")] * (config.length - len(ids))
+    return Row(first.key, (ids + padding)[: config.length], first.attributes)
+
+
+def encode(key: str, text: str, tokenizer: Tokenizer, config: TextData) -> list[int]:
+    """bos, the tokens, eos. A text too long is cut, without an end, or raises TooLong."""
+    ids = [tokenizer.special("bos"), *tokenizer.encode(text), tokenizer.special("eos")]
+    if len(ids) > config.length and config.too_long == "skip":
+        raise TooLong(f"{key}: {len(ids)} tokens, data.length is {config.length}")
+    return ids[: config.length]
