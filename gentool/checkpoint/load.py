@@ -13,6 +13,7 @@ from gentool.registry import backend_class, options_module
 from gentool.resources import shipped
 from gentool.rng import torch_seed
 from gentool.settings import build
+from gentool.tokenizers import Tokenizer
 
 
 @dataclass
@@ -25,6 +26,7 @@ class Loaded:
     backend: Any  # gentool.protocol.Backend, built from it
     network: nn.Module  # with the weights that sampling uses, on the CPU
     step: int
+    tokenizer: Tokenizer | None  # that the backend was built with, where it has tokens
 
 
 def find_checkpoint(name: str | None, backend: str) -> Path:
@@ -54,10 +56,15 @@ def load_checkpoint(folder: Path, backend: str) -> Loaded:
             f"{folder} is a {run_config.backend} checkpoint, not {backend}",
             f"use the {run_config.backend} sub-command",
         )
-    tensors, step = read_weights(folder, run_config.config)
+    tensors, step, tokenizer = read_weights(folder, run_config.config)
+    if ("tokenizer" in run_config.config) != (tokenizer is not None):
+        raise BadCheckpointError(
+            f"{folder}: only one of config.json and the weights knows of a tokenizer"
+        )
     try:
         config = build(options_module(backend).Config, run_config.config)
-        implementation = backend_class(backend)(config)
+        make = backend_class(backend)
+        implementation = make(config, tokenizer) if tokenizer else make(config)
         with torch_seed("unused"):
             network = implementation.network()
         network.load_state_dict(tensors)
@@ -65,4 +72,4 @@ def load_checkpoint(folder: Path, backend: str) -> Loaded:
         raise BadCheckpointError(
             f"{folder}: its weights do not fit its config.json: {error}"
         ) from None
-    return Loaded(folder, run_config, config, implementation, network.eval(), step)
+    return Loaded(folder, run_config, config, implementation, network.eval(), step, tokenizer)

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,24 +17,43 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gentool.checkpoint.atomic import write_file
+from gentool.checkpoint.tokenizer import NONE, read_tokenizer
 from gentool.errors import BadCheckpointError, NotFoundError
 from gentool.settings import Tree
+from gentool.tokenizers import Tokenizer
 
 
-def write_weights(folder: Path, tensors: Mapping[str, Tensor], step: int, config: Tree) -> None:
-    """Replace `folder/model.safetensors` by one rename."""
+class Weights(NamedTuple):
+    """What `read_weights` found."""
+
+    tensors: dict[str, Tensor]  # that sampling uses
+    step: int  # they are of
+    tokenizer: Tokenizer | None  # they were trained with
+
+
+def write_weights(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    step: int,
+    config: Tree,
+    tokenizer_hash: str | None = None,
+) -> None:
+    """Replace `folder/model.safetensors` by one rename.
+
+    tokenizer_hash: of the tokenizer in `folder/tokenizer`, where the model has tokens.
+    """
     metadata = {
         "format": "pt",
         "step": str(step),
         "tensors_sha256": tensors_hash(tensors),
         "model_sha256": section_hash(config["model"]),
-        "tokenizer_sha256": "none",
+        "tokenizer_sha256": tokenizer_hash or NONE,
     }
     write_file(folder / "model.safetensors", lambda path: save_tensors(tensors, path, metadata))
 
 
-def read_weights(folder: Path, config: Tree) -> tuple[dict[str, Tensor], int]:
-    """The weights that sampling uses, verified, and the step they are of.
+def read_weights(folder: Path, config: Tree) -> Weights:
+    """The weights that sampling uses and their tokenizer, verified.
 
     Raises NotFoundError, or BadCheckpointError if the file, the configuration's model section or
     the tokenizer is not the one that was written.
@@ -50,16 +70,14 @@ def read_weights(folder: Path, config: Tree) -> tuple[dict[str, Tensor], int]:
     found = {
         "tensors": tensors_hash(tensors),
         "model": section_hash(config["model"]),
-        "tokenizer": "none",
     }
     for name, what in {
         "tensors": "its weights were changed or damaged",
         "model": "config.json's model section is not the one it was trained with",
-        "tokenizer": "the tokenizer is not the one it was trained with",
     }.items():
         if found[name] != written[name]:
             raise BadCheckpointError(f"{path}: {what} (SHA-256 differs)", "restore it from a copy")
-    return tensors, step
+    return Weights(tensors, step, read_tokenizer(folder, written["tokenizer"]))
 
 
 def save_tensors(

@@ -15,7 +15,10 @@ from gentool.cli.console import console
 from gentool.errors import GentoolError, MachineError
 from gentool.resources import shipped
 
-PACKAGES = ("torch", "accelerate", "datasets", "safetensors", "typer", "rich", "numpy", "pillow")
+PACKAGES = (
+    *("torch", "accelerate", "datasets", "safetensors", "transformers", "tokenizers"),
+    *("sentencepiece", "typer", "rich", "numpy", "pillow"),
+)
 
 
 def doctor(as_json: options.Json = False) -> None:

@@ -7,6 +7,7 @@ import typer
 
 from gentool.cli import options
 from gentool.cli.console import console
+from gentool.cli.tokenize import facts as tokenizer_facts
 from gentool.errors import NotFoundError
 from gentool.resources import shipped
 from gentool.settings import flatten
@@ -37,7 +38,7 @@ def inspect(
     if not folder.exists():
         raise NotFoundError(f"no checkpoint {checkpoint!r}", "gentool list checkpoints")
     run_config = read_config(folder)
-    tensors, step = read_weights(folder, run_config.config)
+    tensors, step, tokenizer = read_weights(folder, run_config.config)
     facts = {
         "folder": str(folder),
         "backend": run_config.backend,
@@ -47,6 +48,7 @@ def inspect(
         "step": step,
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
         "verified": "weights match their SHA-256 and config.json",
+        **({"tokenizer": tokenizer_facts(tokenizer)} if tokenizer else {}),
         "states": [read_state(place).step for place in states(folder)],
         "data": run_config.data,
         "metrics": run_config.metrics,

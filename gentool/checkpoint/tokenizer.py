@@ -1,0 +1,57 @@
+"""The tokenizer of a checkpoint: the one whose hash the weights carry, or an error. Imports no
+torch."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from gentool.checkpoint.config import read_config
+from gentool.errors import BadCheckpointError, NotFoundError
+from gentool.resources import shipped
+from gentool.tokenizers import Tokenizer, load
+
+NONE = "none"
+"""In the header of weights, in place of a hash: this model has no tokens."""
+
+
+def read_tokenizer(checkpoint: Path, written: str) -> Tokenizer | None:
+    """The tokenizer with the hash `written`; None if that is NONE. Raises BadCheckpointError."""
+    folder = checkpoint / "tokenizer"
+    if written == NONE:
+        if folder.exists():
+            raise BadCheckpointError(
+                f"{folder} does not belong here: the weights were trained without a tokenizer",
+                "remove it",
+            )
+        return None
+    try:
+        tokenizer = load(folder)
+    except NotFoundError as error:
+        raise BadCheckpointError(
+            f"{error}, which the weights were trained with", "restore it from a copy"
+        ) from None
+    if tokenizer.hash != written:
+        raise BadCheckpointError(
+            f"{folder} is not the tokenizer that the weights were trained with (SHA-256 differs)",
+            "restore it from a copy",
+        )
+    return tokenizer
+
+
+def find_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer in the folder `name`, or that of the checkpoint `name`, which may be a shipped
+    one. Raises NotFoundError or BadCheckpointError."""
+    folder = shipped("checkpoints").get(name, Path(name))
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        return load(folder)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            written = (file.metadata() or {})["tokenizer_sha256"]
+    except (SafetensorError, KeyError):
+        raise BadCheckpointError(f"{path} was not written by gentool, or is damaged") from None
+    tokenizer = read_tokenizer(folder, written)
+    if tokenizer is None:
+        backend = read_config(folder).backend
+        raise BadCheckpointError(f"{folder} has no tokenizer: it is a {backend} checkpoint")
+    return tokenizer

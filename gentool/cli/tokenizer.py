@@ -1,0 +1,117 @@
+"""`gentool tokenizer train`; what uses a tokenizer is in tokenize.py."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gentool.cli import options, tokenize
+from gentool.cli.commands import add_command, group
+from gentool.cli.console import console
+from gentool.cli.options import value
+from gentool.errors import BadDataError, UsageError
+from gentool.settings import build, merge, parse_assignment
+
+app = group("Train tokenizers and use them: text to numbers and back.")
+
+SCENES = 10_000  # captions of the endless scenes
+
+
+def train(
+    kind: Annotated[str, value("words|unigram|bpe|char", "Words, or pieces by SentencePiece.")],
+    data: Annotated[
+        list[str],
+        value("SPEC", "Texts: scenes, FILE.txt|csv|tsv|jsonl, - (lines) or hf:NAME; repeatable."),
+    ],
+    out: Annotated[Path, value("DIR", "The new folder.", "--out", "-o")],
+    size: Annotated[
+        int | None,
+        value("N", "Size of the vocabulary; at most, for words and char. (default: all there is)"),
+    ] = None,
+    min_count: Annotated[
+        int, value("N", "Words seen less often are unknown.", min=1, show_default=True)
+    ] = 1,
+    coverage: Annotated[
+        float,
+        value("X", "Share of all characters to cover, 0.98 to 1; not of words.", show_default=True),
+    ] = 1.0,
+    byte_fallback: Annotated[
+        bool, typer.Option("--byte-fallback", metavar=" ", help="Bytes for what is not covered.")
+    ] = False,
+    language: Annotated[
+        str, value("en|zh|both", "Of the captions of scenes.", show_default=True)
+    ] = "en",
+    num: Annotated[
+        int | None,
+        value("N", "The first N texts. (default: all; 10000 of scenes)", "--num", "-n", min=1),
+    ] = None,
+    assign: Annotated[
+        list[str] | None,
+        value("KEY=VALUE", "A data setting, e.g. text_column=title; repeatable.", "--set"),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Train a tokenizer.
+
+    \b
+    gentool tokenizer train --kind words --data all.txt --min-count 11 -o words
+    gentool tokenizer train --kind bpe --data all.txt --size 8000 -o pieces
+    gentool tokenizer train --kind char --data scenes --language both -o chars
+    """
+    from gentool import tokenizers
+
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UsageError(f"{out} already exists", "choose another --out")
+    if kind not in tokenizers.KINDS:
+        tokenizers.train(kind, [])  # raises, before data are looked at
+    tree: dict[str, Any] = {"spec": data, "language": language}
+    for text in assign or []:
+        tree = merge(tree, parse_assignment(text.removeprefix("data.")))
+    tokenizer = tokenizers.train(
+        kind,
+        _texts(tree, num),
+        size,
+        min_count=min_count,
+        coverage=coverage,
+        byte_fallback=byte_fallback,
+    )
+    tokenizer.save(out)
+    console.info(f"{kind}, {tokenizer.size} tokens, {tokenizer.hash[:16]}")
+    if as_json:
+        console.record({"path": str(out), **tokenize.facts(tokenizer)})
+    else:
+        console.result(str(out))
+
+
+def _texts(tree: dict[str, Any], num: int | None) -> Iterator[str]:
+    if tree["spec"] == ["-"]:
+        from gentool.streams import stream_lines
+
+        return islice(stream_lines("-"), num)
+    from gentool.data.config import TextData
+    from gentool.data.text import open_texts
+
+    config = build(TextData, tree)
+    source = open_texts(config)
+    n = (num or SCENES) if source.size is None else min(num or source.size, source.size)
+
+    def read() -> Iterator[str]:
+        for index in range(n):
+            try:
+                found = source[index]
+            except BadDataError as error:
+                if config.on_error == "stop":
+                    raise
+                console.warn(f"left out: {error}")
+            else:
+                yield from filter(None, (found.source, found.text))  # of pairs, both
+
+    return read()
+
+
+add_command(app, "train", train)
+add_command(app, "encode", tokenize.encode)
+add_command(app, "decode", tokenize.decode)
+add_command(app, "show", tokenize.show)

@@ -1,0 +1,29 @@
+"""Text that comes line by line, from a file or a pipe. Imports no torch."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+from gentool.errors import BadDataError, NotFoundError
+
+
+def stream_lines(where: str) -> Iterator[str]:
+    """The lines of a UTF-8 file, or of standard input (`-`), each as soon as it is there.
+
+    Raises NotFoundError or BadDataError.
+    """
+    if where != "-" and not Path(where).is_file():
+        raise NotFoundError(f"no file {where}")
+    with nullcontext(sys.stdin.buffer) if where == "-" else open(where, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                raise BadDataError(f"{place(where)} line {number} is not UTF-8") from None
+            yield text.removesuffix("\n").removesuffix("\r")
+
+
+def place(where: str) -> str:
+    """What messages call it."""
+    return "standard input" if where == "-" else where

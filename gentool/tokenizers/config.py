@@ -1,0 +1,57 @@
+"""The `tokenizer` section of a recipe, and the tokenizer that it describes."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gentool.errors import UsageError
+from gentool.settings import setting
+from gentool.tokenizers import KINDS, LEAST_COVERAGE, Tokenizer, load, pretrained, train
+from gentool.tokenizers.folder import ABOUT
+
+
+@dataclass
+class TokenizerConfig:
+    """How text becomes tokens."""
+
+    kind: str = setting(
+        "words", "words, SentencePiece, or one that is named", choices=(*KINDS, "huggingface")
+    )
+    name: str = setting(
+        "", "folder of `gentool tokenizer train`, or Hugging Face name or folder; else trained"
+    )
+    revision: str = setting("", "revision of a tokenizer on the Hub")
+    size: int = setting(0, "size of the vocabulary; 0 = all there is (words, char)", low=0)
+    min_count: int = setting(11, "words that occur less often are unknown", low=1)
+    coverage: float = setting(
+        1.0,
+        "share of all characters that get a piece (unigram, bpe, char)",
+        low=LEAST_COVERAGE,
+        high=1.0,
+    )
+    byte_fallback: bool = setting(False, "bytes for characters without a piece, not unknown")
+
+
+def make(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+    """The tokenizer of a new run: the one that is named, else trained on `texts`.
+
+    Raises as `load`, `pretrained` and `train`.
+    """
+    if not config.name:
+        return train(
+            config.kind,
+            texts,
+            config.size or None,
+            min_count=config.min_count,
+            coverage=config.coverage,
+            byte_fallback=config.byte_fallback,
+        )
+    if config.kind == "huggingface" and not (Path(config.name) / ABOUT).is_file():
+        return pretrained(config.name, config.revision)
+    found = load(Path(config.name))
+    if found.kind != config.kind:
+        raise UsageError(
+            f"tokenizer.name {config.name} is of kind {found.kind}, not {config.kind}",
+            f"--set tokenizer.kind={found.kind}",
+        )
+    return found
