@@ -303,7 +303,7 @@ def fit(network: nn.Module, seconds: float) -> tuple[int, nn.Module]:
         loss = training_loss(
             model_fn(network), x_0, t, eps, chain, prediction=diffusion.prediction,
             loss=diffusion.loss, snr_limit=diffusion.snr_limit,
-        ).mean()  # fmt: skip
+        )["simple"].mean()  # fmt: skip
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
         optimizer.step()

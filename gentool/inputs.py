@@ -1,6 +1,5 @@
 """What users give to image models beside text: noise, classes, pictures with holes."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,20 +22,6 @@ def class_index(name: str, labels: Sequence[str]) -> int:
     if name not in labels:
         raise UsageError(f"no class {name!r}", nearest(name, labels))
     return list(labels).index(name)
-
-
-def read_lines(where: str) -> list[str]:
-    """The lines of a UTF-8 file, or of standard input (`-`). Raises NotFoundError, BadDataError."""
-    if where != "-" and not Path(where).is_file():
-        raise NotFoundError(f"no file {where}")
-    data = sys.stdin.buffer.read() if where == "-" else Path(where).read_bytes()
-    lines = []
-    for number, line in enumerate(data.splitlines(), start=1):
-        try:
-            lines.append(line.decode("utf-8"))
-        except UnicodeDecodeError:
-            raise BadDataError(f"{where} line {number} is not UTF-8") from None
-    return lines
 
 
 def read_noise(path: Path, shape: Shape) -> Tensor:

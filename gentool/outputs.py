@@ -6,8 +6,10 @@ Files appear whole: each is written beside its place and renamed.
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from torch import Tensor
@@ -104,3 +106,20 @@ def _write_grid(batches: Batches, out: str, tell: Tell, columns: int | None) -> 
     write_file(path, buffer.getvalue())
     for place, number in enumerate(number for numbers, _ in drawn for number in numbers):
         tell(number, path, place)
+
+
+@contextmanager
+def text_file(out: str) -> Iterator[TextIO]:
+    """Where lines of text go: a file, which appears whole, or standard output for `-`."""
+    if out == "-":
+        yield sys.stdout
+        return
+    path = Path(out)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.tmp")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            yield file
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

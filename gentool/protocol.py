@@ -1,16 +1,27 @@
 """What the shared layers ask of a backend, and what they offer it."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from gentool.data.loader import Loaded
 from gentool.data.source import Data, Source
 from gentool.rng import BatchRng
+from gentool.tokenizers import Tokenizer
 
 Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A drawn text."""
+
+    text: str
+    tokens: int  # up to the end of the sentence
+    ties: int  # of these, those whose second best word is nearly as likely
 
 
 class Reporter(Protocol):
@@ -28,8 +39,13 @@ class Reporter(Protocol):
 class Backend(Protocol):
     """One family of generators. Built from its configuration; knows nothing of the shell."""
 
-    def __init__(self, config: Any) -> None:
-        """config: the backend's own `Config`. Raises UsageError where it cannot be built."""
+    tokenizer: Tokenizer | None  # None: the backend has no tokens
+
+    def __init__(self, config: Any, tokenizer: Any = ...) -> None:
+        """config: the backend's own `Config`; tokenizer: where that has a tokenizer section.
+
+        Raises UsageError where it cannot be built.
+        """
         ...
 
     def network(self) -> nn.Module:
@@ -40,12 +56,25 @@ class Backend(Protocol):
         """The data to train on and the data held out for validation."""
         ...
 
-    def collate(self, examples: Sequence[Loaded], rng: BatchRng) -> Batch:
-        """A training batch on the CPU; every random draw is made here, from `rng`."""
+    def prepare(self, source: Source, index: int, rng: torch.Generator, augment: bool) -> Any:
+        """What a batch needs of record `index`: anything with a `key`, its name in messages.
+
+        Runs in the loader's threads. Draws are from `rng`, and as many without `augment`, where
+        they change nothing. Raises BadDataError, and TooLong for what there is no room for.
+        """
         ...
 
-    def loss(self, network: Callable[..., Tensor], batch: Batch) -> Tensor:
-        """The training loss of each example, [B]; `batch` is on the network's device."""
+    def collate(self, examples: Sequence[Any], rng: BatchRng) -> Batch:
+        """A training batch on the CPU of what `prepare` returned; draws are from `rng`."""
+        ...
+
+    def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
+        """The terms of the training loss, [B] each, of which the sum is minimised and each is
+        logged under its name; `batch` is on the network's device."""
+        ...
+
+    def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
+        """Figures of the network itself for log.jsonl, and a warning, empty if all is well."""
         ...
 
     def preview(

@@ -31,9 +31,10 @@ class BatchRng:
         self.generators = list(generators)
 
     @classmethod
-    def for_samples(cls, seed: int, indices: Sequence[int]) -> "BatchRng":
-        """The generators of samples `indices` of `seed`."""
-        return cls([generator("sample", seed, index) for index in indices])
+    def for_samples(cls, seed: int, indices: Sequence[int], candidate: int = 0) -> "BatchRng":
+        """The generators of samples `indices` of `seed`; another draw of each by `candidate`."""
+        other = (candidate,) if candidate else ()
+        return cls([generator("sample", seed, index, *other) for index in indices])
 
     def __len__(self) -> int:
         return len(self.generators)

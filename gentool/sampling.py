@@ -1,23 +1,30 @@
 """Drawing samples in batches: sample i of a seed is the same whatever the batch it is in."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, fields
+from itertools import islice
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from gentool.checkpoint.load import Loaded
 from gentool.device import pick_device, use_bf16
+from gentool.errors import BadDataError, UsageError
+from gentool.protocol import Line
 from gentool.rng import BatchRng
 from gentool.settings import Tree, build, merge
+
+Item = TypeVar("Item")
 
 
 def sample_settings(loaded: Loaded, given: Tree, section: type | None = None) -> Any:
     """The checkpoint's sampling defaults with `given` over them, as a `section` that extends the
     backend's sample section, if one is named. Raises UsageError."""
     section = section or type(loaded.config.sample)
-    return build(section, merge(loaded.run_config.config["sample"], given), "--")
+    names = {field.name for field in fields(section)}
+    saved = {k: v for k, v in loaded.run_config.config["sample"].items() if k in names}
+    return build(section, merge(saved, given), "--")
 
 
 def class_names(loaded: Loaded) -> list[str]:
@@ -30,7 +37,7 @@ def words(settings: Any) -> str:
     return ", ".join(f"{name} {value}" for name, value in asdict(settings).items())
 
 
-def draw_images(
+def draw_samples(
     loaded: Loaded,
     indices: Sequence[int],
     seed: int,
@@ -38,16 +45,17 @@ def draw_images(
     *,
     given: Mapping[str, Tensor] | None = None,
     passes: int = 1,
+    candidate: int = 0,
     batch_size: int,
     device: str = "auto",
     precision: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Iterator[tuple[Sequence[int], Tensor]]:
-    """The samples `indices` of `seed`, batch by batch: (indices, float32 [B, C, H, W] in [-1, 1]).
+) -> Iterator[tuple[Sequence[int], Any]]:
+    """The samples `indices` of `seed`, batch by batch: (indices, what the backend's `draw` gives).
 
     given: what the backend's `draw` takes beside noise, a row for each of `indices`. passes: times
-    each step is walked. precision None: fp32 on a CPU, `auto` elsewhere. progress is told of
-    denoising steps done.
+    each step is walked. candidate: another draw of the same sample. precision None: fp32 on a CPU,
+    `auto` elsewhere. progress is told of denoising steps done.
     """
     chosen = pick_device(device)
     bf16 = use_bf16(precision or ("fp32" if chosen.type == "cpu" else "auto"), chosen)
@@ -63,8 +71,87 @@ def draw_images(
     for start in starts:
         rows = slice(start, start + batch_size)
         batch = indices[rows]
-        rng = BatchRng.for_samples(seed, batch)
+        rng = BatchRng.for_samples(seed, batch, candidate)
         mine = {name: tensor[rows] for name, tensor in (given or {}).items()}
         with torch.autocast(chosen.type, torch.bfloat16, enabled=bf16):
-            images = loaded.backend.draw(network, rng, settings, on_step, **mine)
-        yield batch, images
+            drawn = loaded.backend.draw(network, rng, settings, on_step, **mine)
+        yield batch, drawn
+
+
+def draw_texts(
+    loaded: Loaded, indices: Sequence[int], seed: int, settings: Any, **how: Any
+) -> Iterator[tuple[int, Line]]:
+    """The samples `indices` of `seed`, one by one: (index, text). how: as for `draw_samples`.
+
+    With settings.mbr above 1 each is the one of so many candidates that is most like the others.
+    """
+    candidates = [
+        draw_samples(loaded, indices, seed, settings, candidate=number, **how)
+        for number in range(settings.mbr)
+    ]
+    for drawn in zip(*candidates, strict=True):
+        batch = drawn[0][0]
+        lines = [
+            [loaded.backend.line(*row) for row in zip(*rows, strict=True)] for _, rows in drawn
+        ]
+        for index, choices in zip(batch, zip(*lines, strict=True), strict=True):
+            yield index, choices[_most_alike([line.text for line in choices])]
+
+
+def _most_alike(texts: Sequence[str]) -> int:
+    """Minimum Bayes risk: the number of the text with the greatest BLEU against all others."""
+    if len(texts) == 1:
+        return 0
+    try:
+        from sacrebleu import sentence_bleu
+    except ImportError:
+        raise UsageError(
+            "--mbr needs sacrebleu, which is not installed", "pip install 'gentool[eval]'"
+        ) from None
+    scores = [
+        sentence_bleu(mine, [other for j, other in enumerate(texts) if j != i]).score
+        for i, mine in enumerate(texts)
+    ]
+    return max(range(len(texts)), key=scores.__getitem__)
+
+
+def fill_lines(
+    loaded: Loaded, lines: Iterable[str], seed: int, settings: Any, num: int, **how: Any
+) -> Iterator[tuple[int, str | BadDataError]]:
+    """Each line with its blanks filled, `num` times, in order: (its number from 0, the text), or in
+    place of the text why it cannot be filled. how: as for `draw_samples`.
+
+    Lines are taken `batch_size` at a time, so that input without end is no trouble.
+    """
+    for batch in _batched(enumerate(lines), how["batch_size"]):
+        jobs: list[tuple[int, Any]] = []
+        for number, line in batch:
+            try:
+                jobs.append((number, loaded.backend.blanks(line)))
+            except BadDataError as error:
+                jobs.append((number, error))
+        todo = [(number, job) for number, job in jobs if not isinstance(job, BadDataError)]
+        texts: dict[int, list[str]] = {number: [] for number, _ in todo}
+        given = {
+            "w": torch.tensor([job.w for _, job in todo]),
+            "known": torch.tensor([job.known for _, job in todo]),
+        }
+        for candidate in range(num):
+            indices = [number for number, _ in todo]
+            drawn = draw_samples(
+                loaded, indices, seed, settings, given=given, candidate=candidate, **how
+            )
+            ids = [row for _, (rows, _) in drawn for row in rows.tolist()]
+            for (number, job), row in zip(todo, ids, strict=True):
+                texts[number].append(job.filled(row, loaded.tokenizer))
+        for number, job in jobs:
+            if isinstance(job, BadDataError):
+                yield number, job
+            else:
+                yield from ((number, text) for text in texts[number])
+
+
+def _batched(items: Iterable[Item], n: int) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, n)):
+        yield batch

@@ -16,7 +16,10 @@ from gentool.resources import read_recipe, shipped
 from gentool.settings import build
 
 SURFACE = Path(__file__).with_name("cli_surface.txt")
-HEAVY = ("torch", "numpy", "PIL", "datasets", "accelerate", "transformers")
+HEAVY = (
+    *("torch", "numpy", "PIL", "datasets", "accelerate"),
+    *("transformers", "tokenizers", "sentencepiece"),
+)
 
 
 def commands(command, path=()):
@@ -65,7 +68,10 @@ def test_a_verb_alone_shows_its_help(cli, path):
     assert "error: \n" not in result.err, "an error without a text"
 
 
-@pytest.mark.parametrize("command", ["--help", "train ddpm --help", "sample ddpm --help", "list"])
+@pytest.mark.parametrize(
+    "command",
+    ["--help", "train ddpm --help", "sample ddpm --help", "tokenizer train --help", "list"],
+)
 def test_help_imports_nothing_heavy(command):
     code = (
         "import sys; from gentool.cli.main import run; code = run(sys.argv[1:]); "

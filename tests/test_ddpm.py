@@ -20,7 +20,7 @@ from gentool.diffusion.schedules import SCHEDULES, linear_betas
 from gentool.errors import UsageError
 from gentool.nn.time import timestep_features
 from gentool.rng import BatchRng, generator, seed_of, torch_seed
-from gentool.sampling import draw_images, sample_settings
+from gentool.sampling import draw_samples, sample_settings
 from gentool.settings import build, to_tree
 
 T = 50
@@ -76,7 +76,7 @@ def test_a_network_that_answers_zero_has_a_loss_of_1_per_example() -> None:
     chain, rng = Gaussian(linear_betas(1000)), BatchRng.for_samples(0, range(300))
     t, eps = rng.integers(1000), rng.normal(3, 8, 8)
     assert (t // 200).bincount(minlength=5).tolist() == pytest.approx([60] * 5, abs=25)
-    loss = training_loss(lambda x_t, _: 0 * x_t, normal(300, 3, 8, 8), t, eps, chain)
+    loss = training_loss(lambda x_t, _: 0 * x_t, normal(300, 3, 8, 8), t, eps, chain)["simple"]
     assert loss.shape == (300,)
     assert loss.mean().item() == pytest.approx(1, abs=0.02)
     torch.testing.assert_close(loss, eps.square().mean(dim=(1, 2, 3)))
@@ -90,7 +90,7 @@ def test_the_network_sees_x_t_of_each_examples_own_step() -> None:
         seen.append((x_t, told))
         return eps
 
-    assert training_loss(oracle, x_0, t, eps, chain).tolist() == [0, 0, 0]
+    assert training_loss(oracle, x_0, t, eps, chain)["simple"].tolist() == [0, 0, 0]
     ((x_t, told),) = seen
     assert torch.equal(told, t) and torch.equal(x_t, chain.q_sample(x_0, t, eps))
 
@@ -121,7 +121,7 @@ def test_the_loss_is_the_error_in_what_was_asked_for(loss: str, prediction: str)
     eps_hat = chain.eps_from_x_0(chain.q_sample(x_0, t, eps), t, x_0_hat)
     truth, guess = as_predicted(chain, x_0, t, eps), as_predicted(chain, x_0_hat, t, eps_hat)
     options = {"prediction": prediction, "loss": loss}
-    got = training_loss(lambda *_: guess[prediction], x_0, t, eps, chain, **options)
+    got = training_loss(lambda *_: guess[prediction], x_0, t, eps, chain, **options)["simple"]
     expected = (truth[loss] - guess[loss]).square().mean(dim=(1, 2, 3))
     torch.testing.assert_close(got, expected)
 
@@ -141,7 +141,8 @@ def test_the_backend_trains_and_draws_what_the_recipe_says(network: nn.Module) -
     x_0, eps = normal(2, 3, 8, 8), normal(2, 3, 8, 8, seed=1)
     options = {"prediction": "v", "loss": "x_0", "snr_limit": 0.5}
     expected = training_loss(network, x_0, t, eps, backend.chain, **options)
-    assert torch.equal(backend.loss(network, {"x_0": x_0, "t": t, "eps": eps}), expected)
+    got = backend.loss(network, {"x_0": x_0, "t": t, "eps": eps})
+    assert list(got) == ["simple"] and torch.equal(got["simple"], expected["simple"])
     rng, one = BatchRng.for_samples(0, [0]), backend.chain.respaced(1)
     got = backend.draw(network, BatchRng.for_samples(0, [0]), SampleConfig(steps=1))
     with torch.no_grad():
@@ -166,7 +167,7 @@ def test_a_few_steps_of_training_lower_the_loss(backend: Backend) -> None:
     for _ in range(60):
         t = torch.randint(T, (16,), generator=rng)
         eps = torch.randn(x_0.shape, generator=rng)
-        loss = backend.loss(network, {"x_0": x_0, "t": t, "eps": eps}).mean()
+        loss = backend.loss(network, {"x_0": x_0, "t": t, "eps": eps})["simple"].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -322,7 +323,7 @@ def test_a_sample_is_the_same_image_in_any_batch(
     loaded: Any = SimpleNamespace(backend=backend, network=network)
     heard: list[tuple[int, int]] = []
     options = {"batch_size": batch_size, "device": "cpu", "progress": lambda *a: heard.append(a)}
-    batches = list(draw_images(loaded, indices, 3, STEPS, **options))
+    batches = list(draw_samples(loaded, indices, 3, STEPS, **options))
     assert [i for numbers, _ in batches for i in numbers] == list(indices)
     total = math.ceil(len(indices) / batch_size) * T
     assert heard == [(i + 1, total) for i in range(total)]

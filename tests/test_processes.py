@@ -47,7 +47,7 @@ BROKEN = """
 from gentool.backends.ddpm.backend import Backend
 loss, fit = Backend.loss, Trainer.fit
 def poisoned(self, network, batch):
-    return loss(self, network, batch) * float("nan")
+    return {k: v * float("nan") for k, v in loss(self, network, batch).items()}
 def fitting(self, run, *more):
     if run.name == "broken" and rank == 1:
         Backend.loss = poisoned

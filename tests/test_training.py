@@ -306,7 +306,7 @@ def test_a_non_finite_loss_leaves_the_last_state_to_go_on_from(
 
     def poisoned(self, network, batch):
         value = loss(self, network, batch)
-        return value * math.nan if next(calls) == 13 else value
+        return {k: v * math.nan for k, v in value.items()} if next(calls) == 13 else value
 
     with monkeypatch.context() as patch:
         patch.setattr(Backend, "loss", poisoned)

@@ -8,6 +8,7 @@ import typer
 from gentool.cli import options
 from gentool.cli.commands import add_command, group
 from gentool.cli.console import console
+from gentool.cli.decode_text import decode_text
 from gentool.cli.options import value
 from gentool.cli.pictures import Out, with_blanks, write
 from gentool.errors import BadDataError, UsageError
@@ -68,9 +69,10 @@ def decode(
     import torch
 
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
-    from gentool.inputs import box_hole, class_index, mask_hole, read_image, read_lines
+    from gentool.inputs import box_hole, class_index, mask_hole, read_image
     from gentool.outputs import check_target, free_name
-    from gentool.sampling import class_names, draw_images, sample_settings, words
+    from gentool.sampling import class_names, draw_samples, sample_settings, words
+    from gentool.streams import stream_lines
 
     if out:
         check_target(out)
@@ -78,7 +80,7 @@ def decode(
     chosen = sample_settings(loaded, settings, options_module(backend).DecodeConfig)
     shape = loaded.backend.shape
     labels = class_names(loaded)
-    lines = [""] * (num or 1) if image and inputs is None else read_lines(inputs or "-")
+    lines = [""] * (num or 1) if image and inputs is None else list(stream_lines(inputs or "-"))
     if not lines:
         raise BadDataError(f"{inputs or '-'} has no lines, so there is nothing to draw")
 
@@ -100,7 +102,7 @@ def decode(
         given["x_0"] = read_image(image, shape).expand(len(good), *shape)
         given["hole"] = hole.expand(len(good), *hole.shape)
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
-    drawn = draw_images(
+    drawn = draw_samples(
         loaded,
         good,
         seed,
@@ -126,11 +128,12 @@ def decode(
 
 
 for _backend in BACKENDS:
+    _module = options_module(_backend)
     add_command(
         app,
         _backend,
-        decode,
+        decode if _module.KIND == "images" else decode_text,
         backend=_backend,
-        section=options_module(_backend).DecodeConfig,
+        section=_module.DecodeConfig,
         panel=f"{_backend} (default: the checkpoint's)",
     )

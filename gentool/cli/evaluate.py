@@ -27,7 +27,7 @@ def evaluate(
     checkpoint: options.Checkpoint = None,
     metric: Annotated[
         list[str] | None,
-        value("NAME", "loss, bpd or scenes; repeatable. (default: all that fit, but bpd)"),
+        value("NAME", "What to measure; repeatable. (default: all that fit, but bpd)"),
     ] = None,
     data: Annotated[
         str | None,
@@ -54,24 +54,23 @@ def evaluate(
         parse_gate(text)
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.evaluate.checkpoint import measure
+    from gentool.evaluate.request import Request
     from gentool.sampling import sample_settings, words
 
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
     chosen = sample_settings(loaded, settings)
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}")
-    figures = measure(
+    request = Request(
         loaded,
-        metric or [],
         chosen,
-        data=data,
-        num=num,
-        seed=seed,
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
+        data,
+        num,
+        seed,
+        device,
+        how={"batch_size": batch_size, "device": device, "precision": precision},
         progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
     )
-    report(figures, gate or [], as_json)
+    report(measure(request, metric or []), gate or [], as_json)
 
 
 def scenes(
@@ -93,13 +92,13 @@ def scenes(
     """
     from gentool.evaluate.files import read_images
     from gentool.evaluate.scenes import captioned_figures, unconditional_figures
-    from gentool.inputs import read_lines
+    from gentool.streams import stream_lines
 
     pixels = read_images(images)
     if captions is None:
         values = unconditional_figures(pixels)
     else:
-        lines = read_lines(captions)
+        lines = list(stream_lines(captions))
         if len(lines) != len(pixels):
             raise UsageError(f"{len(pixels)} pictures but {len(lines)} captions")
         values = captioned_figures(pixels, lines)

@@ -8,6 +8,7 @@ from gentool.cli.commands import add_command, group
 from gentool.cli.console import console
 from gentool.cli.options import value
 from gentool.cli.pictures import Out, write
+from gentool.cli.sample_text import sample_text
 from gentool.errors import UsageError
 from gentool.registry import BACKENDS, options_module
 
@@ -57,7 +58,7 @@ def sample(
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.inputs import class_index, read_noise
     from gentool.outputs import check_target, free_name
-    from gentool.sampling import class_names, draw_images, sample_settings, words
+    from gentool.sampling import class_names, draw_samples, sample_settings, words
 
     if out:
         check_target(out)
@@ -81,7 +82,7 @@ def sample(
     if noise is not None:
         given["x_T"] = noise[indices.start : indices.stop]
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
-    batches = draw_images(
+    batches = draw_samples(
         loaded,
         indices,
         seed,
@@ -103,11 +104,12 @@ def sample(
 
 
 for _backend in BACKENDS:
+    _module = options_module(_backend)
     add_command(
         app,
         _backend,
-        sample,
+        sample if _module.KIND == "images" else sample_text,
         backend=_backend,
-        section=options_module(_backend).SampleConfig,
+        section=_module.SampleConfig,
         panel=f"{_backend} (default: the checkpoint's)",
     )

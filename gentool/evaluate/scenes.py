@@ -26,7 +26,12 @@ def unconditional_figures(images: Iterable[np.ndarray]) -> dict[str, float | Non
     """
     read = [read_scene(image) for image in images]
     scenes = [scene for scene in read if scene is not None]
-    figures: dict[str, float | None] = {"scene_validity": len(scenes) / len(read)}
+    return {"scene_validity": len(scenes) / len(read), **described(scenes)}
+
+
+def described(scenes: Sequence[Scene]) -> dict[str, float | None]:
+    """To which splits the scenes belong, and how often an attribute is there beside training."""
+    figures: dict[str, float | None] = {}
     splits = Counter(split_of(scene) for scene in scenes)
     for split in SPLITS:
         figures[f"scene_split[{split}]"] = splits[split] / len(scenes) if scenes else None

@@ -9,6 +9,7 @@ import math
 import signal
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +68,11 @@ class Trainer:
         self.source, self.held_out = backend.sources()
         rank, world = accelerator.process_index, accelerator.num_processes
         stream = open_stream(self.source, self.train.seed, rank, world)
-        self.loader = Loader(stream, self.data, reporter.info)
+        prepare = partial(backend.prepare, augment=True)
+        self.loader: Loader[Any] = Loader(stream, prepare, self.data, reporter.info)
         self.examples_per_step = self.train.batch_size * self.train.accumulate * world
         self.step = 0
-        self.sums = [0, 0.0, 0.0]  # steps, losses and gradient norms since the last log record
+        self.sums: dict[str, float] = {}  # of the figures of the steps since the last log record
 
     # State ------------------------------------------------------------------------------------
 
@@ -98,7 +100,7 @@ class Trainer:
         self.ema.n_averaged.fill_(state.step)
         load_optimizer(self.optimizer, state.tensors["optimizer"])
         self.loader.seek(state.values["cursor"])
-        self.sums = list(state.values["sums"])
+        self.sums = dict(state.values["sums"])
         self.step = state.step
 
     def save(self, run: Path, run_config: RunConfig) -> None:
@@ -110,7 +112,7 @@ class Trainer:
         write_state(run, self.state())
         losses = Log(run).validation_losses()
         prune(run, self.train.keep_last, self.train.keep_best, losses)
-        write_weights(run, self.ema.module.state_dict(), self.step, run_config.config)
+        self._write_weights(run, run_config)
         self._publish(run, run_config)
 
     def catch_up(self, run: Path, run_config: RunConfig) -> None:
@@ -118,7 +120,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             log = Log(run)
             log.cut_back(self.step)
-            write_weights(run, self.ema.module.state_dict(), self.step, run_config.config)
+            self._write_weights(run, run_config)
             self._publish(run, run_config)
             validated = self.step in log.validation_losses()
             if self.step and self._due(self.train.validate_every) and not validated:
@@ -127,6 +129,16 @@ class Trainer:
             if self.step and self._due(self.train.sample_every) and not shown:
                 self._preview(run, StopRequest())
         self.accelerator.wait_for_everyone()
+
+    def _write_weights(self, run: Path, run_config: RunConfig) -> None:
+        tokenizer = self.backend.tokenizer
+        write_weights(
+            run,
+            self.ema.module.state_dict(),
+            self.step,
+            run_config.config,
+            tokenizer.hash if tokenizer else None,
+        )
 
     def _publish(self, run: Path, run_config: RunConfig) -> None:
         """Bring config.json and the model card up to date with the log."""
@@ -152,16 +164,17 @@ class Trainer:
         with stop_request(self.reporter.info) as request:
             while self.step < end and not self._asked_to_stop(request, limits):
                 began = time.monotonic()
-                loss, norm = self.optimizer_step()
+                figures = self.optimizer_step()
                 busy += time.monotonic() - began
                 self.step += 1
-                self.sums = [self.sums[0] + 1, self.sums[1] + loss, self.sums[2] + norm]
+                for name, value in (figures | {"steps": 1}).items():
+                    self.sums[name] = self.sums.get(name, 0) + value
                 rate = (self.step - first) * self.examples_per_step / busy
                 self.reporter.progress(
                     self.step,
                     end,
                     {
-                        "loss": f"{loss:.4f}",
+                        "loss": f"{figures['loss']:.4f}",
                         "examples/s": f"{rate:.0f}",
                         "left": _clock((end - self.step) * self.examples_per_step / rate),
                     },
@@ -186,8 +199,9 @@ class Trainer:
                 f"stopped at step {self.step}, saved in {run}", "--resume latest continues"
             )
 
-    def optimizer_step(self) -> tuple[float, float]:
-        """One update from `accumulate` micro-batches: its mean loss and gradient norm.
+    def optimizer_step(self) -> dict[str, float]:
+        """One update from `accumulate` micro-batches: its mean loss, the loss's terms where it has
+        several, and the gradient norm.
 
         Raises NonFiniteError; the weights are then those before the update.
         """
@@ -195,15 +209,18 @@ class Trainer:
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, train)
-        losses, keys = [], []
+        micros: list[dict[str, Tensor]] = []
+        keys = []
         for micro in range(train.accumulate):
             examples = self.loader.next(train.batch_size)
             keys += [example.key for example in examples]
             last = micro == train.accumulate - 1
             sync = contextlib.nullcontext() if last else self.accelerator.no_sync(self.forward)
             with sync:
-                losses.append(self._backward(examples, micro))
-        loss = self.accelerator.reduce(torch.stack(losses).mean(), reduction="mean")
+                micros.append(self._backward(examples, micro))
+        means = torch.stack([torch.stack(list(terms.values())) for terms in micros]).mean(dim=0)
+        terms = dict(zip(micros[0], self.accelerator.reduce(means, reduction="mean"), strict=True))
+        loss = torch.stack(list(terms.values())).sum()
         limit = train.clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         if not (loss.isfinite() and norm.isfinite()):
@@ -211,17 +228,20 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.update_parameters(self.model)
-        return loss.item(), norm.item()
+        named = {name: term.item() for name, term in terms.items()} if len(terms) > 1 else {}
+        return {"loss": loss.item(), **named, "grad_norm": norm.item()}
 
-    def _backward(self, examples: list[Loaded], micro: int) -> Tensor:
-        """Add the gradients of one micro-batch; its mean loss."""
-        batch = self.backend.collate(examples, BatchRng([example.rng for example in examples]))
+    def _backward(self, examples: list[Loaded[Any]], micro: int) -> dict[str, Tensor]:
+        """Add the gradients of one micro-batch; the means of the terms of its loss."""
+        rng = BatchRng([example.rng for example in examples])
+        batch = self.backend.collate([example.value for example in examples], rng)
         batch = {name: tensor.to(self.accelerator.device) for name, tensor in batch.items()}
         rank = self.accelerator.process_index
         with torch_seed("dropout", self.train.seed, self.step, micro, rank):
-            loss = self.backend.loss(self.forward, batch).mean()
+            terms = {k: v.mean() for k, v in self.backend.loss(self.forward, batch).items()}
+            loss = torch.stack(list(terms.values())).sum()
             self.accelerator.backward(loss / self.train.accumulate)
-        return loss.detach()
+        return {name: term.detach() for name, term in terms.items()}
 
     def _settle(self) -> None:
         """One backward pass for nothing, where several processes share gradients.
@@ -269,19 +289,24 @@ class Trainer:
         return bool(number or late)
 
     def _log(self, run: Path, rate: float) -> None:
-        steps, loss, norm = self.sums
-        self.sums = [0, 0.0, 0.0]
+        steps = self.sums.pop("steps")
+        means = {name: total / steps for name, total in self.sums.items()}
+        self.sums = {}
         record = {
             "step": self.step,
-            "loss": loss / steps,
-            "grad_norm": norm / steps,
+            **means,
             "learning_rate": learning_rate(self.step - 1, self.train),
             "examples": self.step * self.examples_per_step,
             "examples_per_second": round(rate, 1),
             "skipped": self.loader.skipped,
         }
+        if self.loader.too_long:
+            record["too_long"] = self.loader.too_long
         if self.accelerator.is_main_process:
-            Log(run).append(record)
+            figures, warning = self.backend.watch(self.model)
+            Log(run).append(record | figures)
+            if warning:
+                self.reporter.info(f"step {self.step}: warning: {warning}")
 
     def _validate(self, run: Path, run_config: RunConfig) -> None:
         if self.accelerator.is_main_process:

@@ -11,12 +11,16 @@ from accelerate import Accelerator
 from gentool.checkpoint.config import RunConfig, read_config
 from gentool.checkpoint.load import find_checkpoint, load_checkpoint
 from gentool.checkpoint.state import State
+from gentool.checkpoint.tokenizer import read_tokenizer
+from gentool.data.holdout import training_texts
 from gentool.data.source import extent
 from gentool.device import pick_device, use_bf16
 from gentool.errors import BadCheckpointError, UsageError
 from gentool.protocol import Reporter
 from gentool.registry import backend_class, options_module
 from gentool.settings import Tree, build, flatten, free_keys, merge, to_tree
+from gentool.tokenizers import load
+from gentool.tokenizers.config import make
 from gentool.training.loop import Limits, Trainer
 from gentool.training.run import check_new, check_same, create, find_state
 
@@ -58,7 +62,7 @@ def train(
 ) -> Path:
     """Train as planned and return the run's folder. Raises as the parts do."""
     resolved = _resolve(plan, reporter)
-    trainer = _trainer(resolved.config, plan, device, reporter)
+    trainer = _trainer(resolved, plan, device, reporter)
     limits = Limits(stop_at, math.inf if deadline is None else deadline)
     run = resolved.run
     try:
@@ -75,8 +79,9 @@ def train(
             if plan.init:
                 run_config.init = _initialise(trainer, resolved.config.model, plan, reporter)
             if trainer.accelerator.is_main_process:
-                create(run, lambda folder: trainer.save(folder, run_config))
+                create(run, lambda folder: _fill(folder, trainer, run_config))
             reporter.info(f"new run in {run}")
+        reporter.info(f"data: {extent(trainer.source)}")
         trainer.accelerator.wait_for_everyone()
         trainer.fit(run, run_config, limits)
     finally:
@@ -85,10 +90,17 @@ def train(
     return run
 
 
+def _fill(folder: Path, trainer: Trainer, run_config: RunConfig) -> None:
+    """What a new run's folder holds: its tokenizer, and a state of step 0."""
+    if trainer.backend.tokenizer:
+        trainer.backend.tokenizer.save(folder / "tokenizer")
+    trainer.save(folder, run_config)
+
+
 def describe(plan: Plan, device: str, reporter: Reporter) -> list[str]:
     """What `train` would do, after checking all that can be checked without training."""
     resolved = _resolve(plan, reporter)
-    trainer = _trainer(resolved.config, plan, device, reporter)
+    trainer = _trainer(resolved, plan, device, reporter)
     if resolved.state and resolved.run_config:
         _check_step(resolved.run_config, resolved.state, trainer)
         _check_data(resolved.run_config, trainer)
@@ -132,12 +144,27 @@ def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
     return _Resolved(config, run, state, saved)
 
 
-def _trainer(config: Any, plan: Plan, device: str, reporter: Reporter) -> Trainer:
-    backend = backend_class(plan.backend)(config)
+def _trainer(resolved: _Resolved, plan: Plan, device: str, reporter: Reporter) -> Trainer:
+    config = resolved.config
+    backend = _backend(resolved, plan)
     chosen = pick_device(device)
     bf16 = use_bf16(config.train.precision, chosen)
     accelerator = Accelerator(cpu=chosen.type == "cpu", mixed_precision="bf16" if bf16 else "no")
     return Trainer(backend, config, accelerator, reporter)
+
+
+def _backend(resolved: _Resolved, plan: Plan) -> Any:
+    """The backend, with the run's tokenizer, that of --init, or a new one made from the texts."""
+    config, make_backend = resolved.config, backend_class(plan.backend)
+    if not hasattr(config, "tokenizer"):
+        return make_backend(config)
+    if resolved.run_config:
+        tokenizer = read_tokenizer(resolved.run, resolved.run_config.data["tokenizer"])
+    elif plan.init:
+        tokenizer = load(find_checkpoint(plan.init, plan.backend) / "tokenizer")
+    else:
+        tokenizer = make(config.tokenizer, training_texts(config.data))
+    return make_backend(config, tokenizer)
 
 
 def _new_run_config(plan: Plan, config: Any, trainer: Trainer) -> RunConfig:
@@ -145,8 +172,10 @@ def _new_run_config(plan: Plan, config: Any, trainer: Trainer) -> RunConfig:
     data = {
         "fingerprint": source.fingerprint,
         "size": source.size,
-        "labels": list(source.labels),
+        "labels": list(getattr(source, "labels", ())),
     }
+    if trainer.backend.tokenizer:
+        data["tokenizer"] = trainer.backend.tokenizer.hash
     return RunConfig(plan.backend, plan.recipe, to_tree(config), data)
 
 

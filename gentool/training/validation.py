@@ -1,7 +1,7 @@
 """The loss on held-out examples, with draws that are the same every time."""
 
-import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,24 +26,27 @@ def validation_loss(
     was_training, total, seen = network.training, 0.0, 0
     network.eval()
     try:
-        for examples in held_out_examples(source, data, n):
-            batch = backend.collate(examples, BatchRng([example.rng for example in examples]))
+        for examples in held_out_examples(backend, source, data, n):
+            rng = BatchRng([example.rng for example in examples])
+            batch = backend.collate([example.value for example in examples], rng)
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
-            total += backend.loss(network, batch).sum().item()
+            total += sum(term.sum().item() for term in backend.loss(network, batch).values())
             seen += len(examples)
     finally:
         network.train(was_training)
     return total / seen, seen
 
 
-def held_out_examples(source: Data, data: Any, n: int) -> Iterator[list[Loaded]]:
+def held_out_examples(
+    backend: Backend, source: Data, data: Any, n: int
+) -> Iterator[list[Loaded[Any]]]:
     """n examples of `source` (all of them, if it has fewer) in batches, always the same ones.
 
     data: the [data] section; augmentation is off.
     """
     n = min(n, source.size or n)
-    plain = dataclasses.replace(data, flip=False, crop="center")
-    loader = Loader(open_stream(source, SEED), plain)
+    prepare = partial(backend.prepare, augment=False)
+    loader: Loader[Any] = Loader(open_stream(source, SEED), prepare, data)
     try:
         for start in range(0, n, BATCH):
             examples = loader.next(min(BATCH, n - start))

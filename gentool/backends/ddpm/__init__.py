@@ -9,6 +9,8 @@ from gentool.data.config import ImageData
 from gentool.settings import setting
 from gentool.training.config import TrainConfig
 
+KIND = "images"  # what it makes
+
 
 @dataclass
 class ModelConfig:

@@ -32,8 +32,8 @@ def training_loss(
     snr_limit: float = 0.0,
     objective: str = "simple",
     variance: str = "fixed_large",
-) -> Tensor:
-    """Algorithm 1, lines 2-5: L_simple (Eq. 14) of each example, [B].
+) -> dict[str, Tensor]:
+    """Algorithm 1, lines 2-5: the terms of the loss by name, L_simple (Eq. 14), [B] each.
 
     x_0 [B, C, H, W]; t [B] uniform in 0..T-1; eps [B, C, H, W] standard normal. prediction: what
     the network returns (`eps`, `x_0` or `v`); loss and snr_limit: see `loss_weight`.
@@ -46,7 +46,7 @@ def training_loss(
     out, v = split(model_fn(x_t, t), x_0.shape[1])
     if objective == "vlb":
         x_0_hat = to_x_0(out, x_t, t, chain, prediction)
-        return chain.T * step_term(chain, x_0, x_t, t, x_0_hat, variance, v)
+        return {"vlb": chain.T * step_term(chain, x_0, x_t, t, x_0_hat, variance, v)}
     if prediction == "eps":
         target = eps
     else:
@@ -55,9 +55,10 @@ def training_loss(
     weight = loss_weight(chain, prediction, loss, snr_limit)
     simple = error * weight.to(error.device, error.dtype)[t]
     if objective == "simple":
-        return simple
+        return {"simple": simple}
     x_0_hat = to_x_0(out.detach(), x_t, t, chain, prediction)
-    return simple + LAMBDA * chain.T * step_term(chain, x_0, x_t, t, x_0_hat, variance, v)
+    bound = chain.T * step_term(chain, x_0, x_t, t, x_0_hat, variance, v)
+    return {"simple": simple, "vlb": LAMBDA * bound}
 
 
 def loss_weight(chain: Gaussian, prediction: str, loss: str, snr_limit: float) -> Tensor:

@@ -10,8 +10,8 @@ from gentool.backends.ddpm import Config, DecodeConfig, SampleConfig
 from gentool.backends.ddpm.algorithm import ModelFn, denoiser, guided, training_loss
 from gentool.backends.ddpm.network import UNet
 from gentool.data.holdout import train_and_validation
-from gentool.data.loader import Loaded
-from gentool.data.source import Data, Source
+from gentool.data.images import Picture, picture
+from gentool.data.source import Data, Example, Source
 from gentool.diffusion.bound import prior_term, step_term
 from gentool.diffusion.gaussian import Gaussian
 from gentool.diffusion.samplers import OnStep, ancestral, ddim, dpm_solver_pp, repaint
@@ -24,6 +24,8 @@ from gentool.rng import BatchRng
 
 class Backend:
     """Implements gentool.protocol.Backend, `draw` for the image verbs, and `bound` for eval."""
+
+    tokenizer = None
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -54,7 +56,12 @@ class Backend:
             )
         return sources
 
-    def collate(self, examples: Sequence[Loaded], rng: BatchRng) -> Batch:
+    def prepare(
+        self, source: Source[Example], index: int, rng: torch.Generator, augment: bool
+    ) -> Picture:
+        return picture(source, index, self.config.data, rng, augment)
+
+    def collate(self, examples: Sequence[Picture], rng: BatchRng) -> Batch:
         x_0 = torch.stack([example.image for example in examples])
         batch = {"x_0": x_0, "t": rng.integers(self.chain.T), "eps": rng.normal(*self.shape)}
         if self.config.model.classes:
@@ -63,7 +70,7 @@ class Backend:
             batch["y"] = torch.where(dropped, self.null_class, y)
         return batch
 
-    def loss(self, network: Callable[..., Tensor], batch: Batch) -> Tensor:
+    def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
         diffusion = self.config.diffusion
         y = batch.get("y")
         learned = diffusion.variance == "learned_range"
@@ -79,6 +86,9 @@ class Backend:
             objective=diffusion.objective,
             variance="learned_range" if learned else self.variance(self.config.sample),
         )
+
+    def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
+        return {}, ""
 
     def preview(
         self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
@@ -155,7 +165,7 @@ class Backend:
 
     @torch.no_grad()
     def bound(
-        self, network: nn.Module, examples: Sequence[Loaded], sample: SampleConfig
+        self, network: nn.Module, examples: Sequence[Picture], rng: BatchRng, sample: SampleConfig
     ) -> Iterator[Tensor]:
         """The terms of the bound on -log p(x_0) in bits per dimension, [B] each: L_T, then the
         steps from the noisiest to L_0, one call of the network and one draw of noise each.
@@ -165,7 +175,6 @@ class Backend:
         """
         network.eval()
         device = next(network.parameters()).device
-        rng = BatchRng([example.rng for example in examples])
         x_0 = torch.stack([example.image for example in examples]).to(device)
         y = torch.tensor([_label(e) for e in examples]) if self.config.model.classes else None
         self._check_sample(sample, y)
@@ -210,7 +219,7 @@ class Backend:
             self.no_class()
 
 
-def _label(example: Loaded) -> int:
+def _label(example: Picture) -> int:
     if example.label is None:
         raise BadDataError(f"{example.key} has no class", "model.classes = 0 trains without")
     return example.label

@@ -1,0 +1,63 @@
+"""`gentool sample` for the backends that write text."""
+
+import json
+from typing import Annotated, Any
+
+from gentool.cli import options
+from gentool.cli.console import console
+from gentool.cli.options import value
+
+Out = Annotated[
+    str, value("FILE|-", "A sample on each line. (default: standard output)", "--out", "-o")
+]
+
+
+def sample_text(
+    backend: str,
+    settings: dict[str, Any],
+    checkpoint: options.Checkpoint = None,
+    num: Annotated[int, value("N", "How many samples. (default: 16)", "--num", "-n", min=1)] = 16,
+    seed: options.Seed = 0,
+    index: Annotated[int | None, value("I", "Draw only sample I of the seed.", min=0)] = None,
+    out: Out = "-",
+    batch_size: options.BatchSize = 64,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write samples, one a line.
+
+    \b
+    gentool sample {backend} -n 16
+    gentool sample {backend} --steps 50 --length 9 --seed 3 > lines.txt
+    gentool sample {backend} -n 4 --mbr 10 --json
+
+    Sample I of a seed is the same in any batch, number or order.
+    """
+    from gentool.checkpoint.load import find_checkpoint, load_checkpoint
+    from gentool.outputs import text_file
+    from gentool.sampling import draw_texts, sample_settings, words
+
+    loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
+    chosen = sample_settings(loaded, settings)
+    indices = range(num) if index is None else range(index, index + 1)
+    console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
+    drawn = draw_texts(
+        loaded,
+        indices,
+        seed,
+        chosen,
+        batch_size=batch_size,
+        device=device,
+        precision=precision,
+        progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
+    )
+    ties = tokens = 0
+    with text_file(out) as file:
+        for number, line in drawn:
+            record = {"index": number, "seed": seed, "text": line.text, "tokens": line.tokens}
+            record |= {"ties": line.ties}
+            file.write((json.dumps(record, ensure_ascii=False) if as_json else line.text) + "\n")
+            file.flush()
+            ties, tokens = ties + line.ties, tokens + line.tokens
+    console.info(f"{ties} of {tokens} tokens nearly tie with a second one")

@@ -1,0 +1,57 @@
+"""Figures of an image checkpoint."""
+
+import math
+
+import numpy as np
+import torch
+
+from gentool.device import pick_device
+from gentool.evaluate.figures import Figure
+from gentool.evaluate.request import Request
+from gentool.evaluate.scenes import unconditional_figures
+from gentool.render import to_uint8
+from gentool.rng import BatchRng
+from gentool.sampling import draw_samples
+from gentool.training.validation import BATCH, held_out_examples
+
+
+def scenes(request: Request) -> list[Figure]:
+    """What samples of a model of the built-in world show."""
+    batches = draw_samples(
+        request.loaded, range(request.num), request.seed, request.settings,
+        progress=request.progress, **request.how,
+    )  # fmt: skip
+    pixels = np.concatenate([to_uint8(images) for _, images in batches])
+    values, made = unconditional_figures(pixels), request.drawn_with()
+    return [Figure(k, v, request.num, request.seed, None, made) for k, v in values.items()]
+
+
+def bound(request: Request) -> list[Figure]:
+    """The bound in bits per dimension: its sum, its three parts, and L_t of every step t."""
+    loaded, settings = request.loaded, request.settings
+    network = loaded.network.to(pick_device(request.device))
+    source, split = request.held_out()
+    sums = torch.zeros(settings.steps + 1, dtype=torch.float64)
+    n = 0
+    total = math.ceil(min(request.num, source.size or request.num) / BATCH) * len(sums)
+    batches = held_out_examples(loaded.backend, source, loaded.config.data, request.num)
+    for number, examples in enumerate(batches):
+        rng = BatchRng([example.rng for example in examples])
+        pictures = [example.value for example in examples]
+        for i, term in enumerate(loaded.backend.bound(network, pictures, rng, settings)):
+            sums[i] += term.double().sum().item()
+            request.progress(number * len(sums) + i + 1, total)
+        n += len(examples)
+    prior, *steps = (sums / n).tolist()
+    made = {"data": source.fingerprint, **request.drawn_with()}
+    parts = {
+        "bpd": prior + math.fsum(steps),
+        "bpd[prior]": prior,
+        "bpd[kl]": math.fsum(steps[:-1]),
+        "bpd[decoder]": steps[-1],
+    }
+    terms = {f"bpd[t={t}]": term for t, term in enumerate(reversed(steps))}
+    return [
+        Figure(name, value, n, None, split, made, detail=name in terms)
+        for name, value in (parts | terms).items()
+    ]

@@ -1,0 +1,57 @@
+"""What a metric is asked to measure, and the held-out data to measure it on."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from gentool.checkpoint.load import Loaded
+from gentool.data.images import open_images
+from gentool.data.source import Data
+from gentool.data.text import open_texts
+from gentool.registry import options_module
+from gentool.sampling import draw_texts
+
+
+@dataclass
+class Request:
+    """A checkpoint, how to sample from it, and how much to look at."""
+
+    loaded: Loaded
+    settings: Any  # the backend's sample section
+    data: str | None  # in place of what the run held out
+    num: int
+    seed: int
+    device: str
+    how: dict[str, Any] = field(default_factory=dict)  # for draw_samples
+    progress: Callable[[int, int], None] = lambda done, total: None
+
+    @property
+    def kind(self) -> str:
+        """What the backend makes: images or text."""
+        return str(options_module(self.loaded.run_config.backend).KIND)
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The samples of a text backend, drawn once for all metrics."""
+        drawn = draw_texts(
+            self.loaded, range(self.num), self.seed, self.settings,
+            progress=self.progress, **self.how,
+        )  # fmt: skip
+        return [line.text for _, line in drawn]
+
+    def drawn_with(self) -> dict[str, Any]:
+        """What samples were drawn with, for the figures' settings."""
+        return {"checkpoint_step": self.loaded.step, **asdict(self.settings)}
+
+    def held_out(self) -> tuple[Data, str]:
+        """The data to measure on, and its split in words."""
+        if self.data is None:
+            return self.loaded.backend.sources()[1], "held out"
+        config = self.loaded.config.data
+        name, _, split = self.data.partition(":")
+        opened = open_images if self.kind == "images" else open_texts
+        if name == "scenes":
+            chosen = replace(config, spec=("scenes",), split=split or "test")
+            return opened(chosen), chosen.split
+        return opened(replace(config, spec=(self.data,), split="train")), "all"
