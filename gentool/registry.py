@@ -7,6 +7,7 @@ from gentool.errors import UsageError, nearest
 
 BACKENDS = {
     "ddpm": "gentool.backends.ddpm",
+    "diffusion-lm": "gentool.backends.diffusion_lm",
 }
 # Formats of other libraries that checkpoints are converted from and to.
 FORMATS = {

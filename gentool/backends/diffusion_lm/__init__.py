@@ -1,0 +1,77 @@
+"""diffusion-lm: text by continuous diffusion (Li et al. 2022, https://arxiv.org/abs/2205.14217).
+
+The configuration; imports no torch. The defaults are the paper's for E2E.
+"""
+
+from dataclasses import dataclass, field
+
+from gentool.data.config import TextData
+from gentool.settings import setting
+from gentool.tokenizers.config import TokenizerConfig
+from gentool.training.config import TrainConfig
+
+KIND = "text"  # what it makes
+
+
+@dataclass
+class ModelConfig:
+    """The transformer (appendix F) and the embeddings."""
+
+    embedding: int = setting(16, "dimensions of a word's embedding, d", low=1)
+    hidden: int = setting(768, "width of the transformer", low=8)
+    layers: int = setting(12, "layers of the transformer", low=1)
+    heads: int = setting(12, "attention heads per layer", low=1)
+    dropout: float = setting(0.1, "dropout", low=0.0, high=0.9)
+    time_features: int = setting(128, "sines and cosines that tell the noise level", low=2)
+
+
+@dataclass
+class DiffusionConfig:
+    """The forward process (section 4.1)."""
+
+    T: int = setting(2000, "steps of the forward chain", low=1)
+    schedule: str = setting("sqrt", "noise schedule", choices=("sqrt", "cosine", "linear"))
+
+
+@dataclass
+class DecodeConfig:
+    """How to denoise: the options of `gentool decode diffusion-lm`."""
+
+    steps: int = setting(2000, "denoising steps", low=1)
+    sampler: str = setting("ancestral", "sampler", choices=("ancestral", "ddim", "dpm++"))
+    spacing: str = setting(
+        "trailing",
+        "which steps of the chain are taken: the last of each stretch, or the first",
+        choices=("trailing", "leading"),
+    )
+    eta: float = setting(
+        0.0, "noise of the ddim sampler: 0 = none, 1 = ancestral", low=0.0, high=1.0
+    )
+    noise_scale: float = setting(1.0, "factor on the noise added while sampling", low=0.0)
+    clamp: float = setting(
+        1.0, "last share of the steps in which x_0 moves to the nearest words", low=0.0, high=1.0
+    )
+
+
+@dataclass
+class SampleConfig(DecodeConfig):
+    """The options of `gentool sample diffusion-lm`, stored in the checkpoint."""
+
+    length: int = setting(0, "words of a sample; 0 = as it comes", low=0)
+    mbr: int = setting(1, "candidates for a sample, of which the one most like the others", low=1)
+
+
+@dataclass
+class Config:
+    """Everything a diffusion-lm recipe can set."""
+
+    data: TextData = field(default_factory=TextData)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            steps=200_000, batch_size=64, learning_rate=1e-4, schedule="linear", optimizer="adamw"
+        )
+    )
+    sample: SampleConfig = field(default_factory=SampleConfig)

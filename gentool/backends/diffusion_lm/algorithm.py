@@ -1,0 +1,108 @@
+"""Diffusion-LM (Li et al. 2022): text by diffusion over word embeddings, learned with it.
+
+A sentence of L tokens w [B, L] becomes x_0 [B, L, d] by a table E [V, d] and noise, is diffused
+by a Gaussian chain, and is read off again by rounding. `model_fn(x_t, t)` returns x_0_hat from
+x_t, [B, L, d] both, at noise level t [B], the index on the full chain, 0 the least noisy.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gentool.diffusion.gaussian import Gaussian
+from gentool.diffusion.samplers import Denoise, Denoised
+
+ModelFn = Callable[[Tensor, Tensor], Tensor]
+
+
+def training_loss(
+    model_fn: ModelFn,
+    E: Tensor,
+    bias: Tensor,
+    w: Tensor,
+    t: Tensor,
+    z: Tensor,
+    eps: Tensor,
+    chain: Gaussian,
+) -> dict[str, Tensor]:
+    """The terms of L_simple^e2e (Eq. 2), [B] each, as the authors' code weighs them: their sum is
+    minimised.
+
+    E [V, d] and bias [V]: the embeddings and the rounding's bias; w [B, L] token ids; t [B] uniform
+    in 0..T-1; z and eps [B, L, d] standard normal.
+    """
+    m = F.embedding(w, E)  # Emb(w): [B, L, d]
+    sigma_0 = float((1 - chain.alpha_bar[0]).sqrt())
+    x_0 = m + sigma_0 * z  # q(x_0 | w), so that E is trained through the sample
+    x_0_hat = model_fn(chain.q_sample(x_0, t, eps), t)
+    # The least noisy step is asked for the embedding itself, the others for what was noised.
+    target = torch.where((t == 0)[:, None, None], m, x_0)
+    error = (target - x_0_hat).square().mean(dim=(1, 2))
+    return {
+        "reconstruction": torch.where(t == 0, torch.zeros_like(error), error),
+        "step_0": torch.where(t == 0, error, torch.zeros_like(error)),
+        "prior": float(chain.alpha_bar[-1]) * x_0.square().mean(dim=(1, 2)),
+        # The term that keeps the embeddings apart: without it they would all be one.
+        "rounding": rounding_nll(x_0, w, E, bias).mean(dim=1),
+    }
+
+
+def rounding_logits(x_0: Tensor, E: Tensor, bias: Tensor) -> Tensor:
+    """log p(w | x_0) up to a constant, [..., V]: the tied softmax layer. x_0 [..., d]."""
+    return F.linear(x_0, E, bias)
+
+
+def rounding_nll(x_0: Tensor, w: Tensor, E: Tensor, bias: Tensor) -> Tensor:
+    """-log p(w_i | x_i) of every position, [B, L], in nats."""
+    logits = rounding_logits(x_0, E, bias).float()
+    return F.cross_entropy(logits.flatten(0, 1), w.flatten(), reduction="none").view_as(w)
+
+
+def nearest(x: Tensor, E: Tensor) -> Tensor:
+    """The ids of the embeddings nearest to x in L2, [...]; x [..., d], E [V, d].
+
+    |x - e|^2 is least where x·e - |e|^2 / 2 is greatest: one matrix product.
+    """
+    return F.linear(x, E, -E.square().sum(dim=1) / 2).argmax(dim=-1)
+
+
+def denoiser(
+    model_fn: ModelFn,
+    E: Tensor,
+    chain: Gaussian,
+    *,
+    clamp: float = 1.0,
+    known: Tensor | None = None,
+    w: Tensor | None = None,
+) -> Denoise:
+    """What the samplers ask for: x_0_hat, moved to the nearest word (the clamping trick, section
+    4.2), and the words that are given kept in place (infilling).
+
+    clamp: do so in this last share of the steps; 1 is always, as the authors do, 0 never.
+    known [B, L] bool and w [B, L]: positions whose token is given; the network sees their clean
+    embeddings at every noise level, as in the authors' code.
+    """
+
+    def denoise(x_t: Tensor, i: int) -> Denoised:
+        if known is not None and w is not None:
+            x_t = torch.where(known[:, :, None], F.embedding(w, E), x_t)
+        t = torch.full((len(x_t),), int(chain.timesteps[i]), device=x_t.device)
+        x_0_hat = model_fn(x_t, t)
+        if i < clamp * chain.T:
+            x_0_hat = F.embedding(nearest(x_0_hat, E), E)
+        if known is not None and w is not None:
+            x_0_hat = torch.where(known[:, :, None], F.embedding(w, E), x_0_hat)
+        return Denoised(x_0_hat)
+
+    return denoise
+
+
+def mbr(candidates: list[str], similarity: Callable[[str, str], float]) -> int:
+    """Minimum Bayes risk: the number of the candidate most like all others (section 4.4)."""
+    scores = [
+        sum(similarity(mine, other) for j, other in enumerate(candidates) if j != i)
+        for i, mine in enumerate(candidates)
+    ]
+    return max(range(len(scores)), key=scores.__getitem__)

@@ -1,0 +1,173 @@
+"""diffusion-lm for the shared layers: the only file that sees both algorithm and network."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gentool.backends.diffusion_lm import Config, DecodeConfig, SampleConfig
+from gentool.backends.diffusion_lm.algorithm import (
+    ModelFn,
+    denoiser,
+    rounding_logits,
+    training_loss,
+)
+from gentool.backends.diffusion_lm.infill import Infill, parse
+from gentool.backends.diffusion_lm.network import DiffusionTransformer
+from gentool.data.holdout import text_train_and_validation
+from gentool.data.rows import Row, row
+from gentool.data.source import Data, Source
+from gentool.data.text import Text
+from gentool.diffusion.gaussian import Gaussian
+from gentool.diffusion.samplers import OnStep, ancestral, ddim, dpm_solver_pp
+from gentool.diffusion.schedules import SCHEDULES
+from gentool.errors import UsageError
+from gentool.protocol import Batch, Line
+from gentool.rng import BatchRng
+from gentool.tokenizers import Tokenizer
+
+TIE = 0.1  # a token leads by less than this in log-probability: it could as well be the second
+CLOSE = 0.05  # embeddings nearer to one another than this share of their norm have collapsed
+
+
+class Backend:
+    """Implements gentool.protocol.Backend, and `draw` for the text verbs."""
+
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        self.length = config.data.length
+        if config.model.hidden % config.model.heads:
+            raise UsageError(
+                f"model.heads {config.model.heads} does not divide model.hidden "
+                f"{config.model.hidden}"
+            )
+        self.chain = Gaussian(SCHEDULES[config.diffusion.schedule](config.diffusion.T))
+        specials = [tokenizer.special(name) for name in ("pad", "bos", "eos", "mask", "unk")]
+        self._words = torch.ones(tokenizer.size, dtype=torch.bool)  # what a blank may become
+        self._words[specials] = False
+
+    def network(self) -> nn.Module:
+        return DiffusionTransformer(self.config.model, self.tokenizer.size, self.length)
+
+    def sources(self) -> tuple[Data, Data]:
+        return text_train_and_validation(self.config.data)
+
+    def prepare(self, source: Source[Text], index: int, rng: torch.Generator, augment: bool) -> Row:
+        return row(source, index, self.tokenizer, self.config.data)
+
+    def collate(self, examples: Sequence[Row], rng: BatchRng) -> Batch:
+        shape = (self.length, self.config.model.embedding)
+        return {
+            "w": torch.tensor([example.ids for example in examples]),
+            "t": rng.integers(self.chain.T),
+            "z": rng.normal(*shape),
+            "eps": rng.normal(*shape),
+        }
+
+    def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
+        core: Any = getattr(network, "module", network)  # of several processes
+        return training_loss(
+            self._model_fn(network), core.embedding.weight, core.bias,
+            batch["w"], batch["t"], batch["z"], batch["eps"], self.chain,
+        )  # fmt: skip
+
+    def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
+        """Of the embeddings: their mean norm and the least distance between two, for the log, and a
+        warning where two words have become one."""
+        E = network.get_parameter("embedding.weight").detach().float()
+        norm = E.norm(dim=1).mean().item()
+        apart = torch.pdist(E).min().item()
+        warning = ""
+        if apart < CLOSE * norm:
+            warning = (
+                f"two embeddings are {apart:.3g} apart, their norm is {norm:.3g}: they collapse, "
+                "and rounding cannot tell them apart"
+            )
+        return {"embedding_norm": norm, "embedding_distance": apart}, warning
+
+    def preview(
+        self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
+    ) -> None:
+        rng = BatchRng.for_samples(0, range(16))
+        ids, margins = self.draw(network, rng, self.config.sample, lambda *_: poll())
+        lines = "".join(self.line(*row).text + "\n" for row in zip(ids, margins, strict=True))
+        (folder / f"{stem}.txt").write_text(lines, encoding="utf-8")
+
+    @torch.no_grad()
+    def draw(
+        self,
+        network: nn.Module,
+        rng: BatchRng,
+        sample: DecodeConfig,
+        on_step: OnStep | None = None,
+        *,
+        w: Tensor | None = None,
+        known: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """One row of tokens for each generator in `rng`: ids [B, L], and by how much the token of
+        each position leads the second in log-probability, [B, L], on the CPU.
+
+        w [B, L] with known [B, L]: tokens that are given; the others become words.
+        Raises UsageError for what this model cannot do.
+        """
+        if sample.steps > self.chain.T:
+            raise UsageError(
+                f"--steps {sample.steps}: this model's chain has {self.chain.T} steps",
+                f"--steps 1 to {self.chain.T}",
+            )
+        if w is None and isinstance(sample, SampleConfig) and sample.length:
+            w, known = self._of_length(sample.length, len(rng))
+        network.eval()
+        E, bias = network.get_parameter("embedding.weight"), network.get_parameter("bias")
+        device = E.device
+        w, known = (None if x is None else x.to(device) for x in (w, known))
+        chain = self.chain.respaced(sample.steps, sample.spacing)
+        denoise = denoiser(self._model_fn(network), E, chain, clamp=sample.clamp, known=known, w=w)
+        x = rng.normal(self.length, self.config.model.embedding).to(device)
+        scale = sample.noise_scale
+        if sample.sampler == "ddim":
+            x = ddim(denoise, x, chain, rng, eta=sample.eta, noise_scale=scale, on_step=on_step)
+        elif sample.sampler == "dpm++":
+            x = dpm_solver_pp(denoise, x, chain, on_step=on_step)
+        else:
+            x = ancestral(
+                denoise, x, chain, rng, variance="fixed_small", noise_scale=scale, on_step=on_step
+            )
+        logits = rounding_logits(x, E, bias).float()
+        if known is not None:  # a blank is filled with words: the end of the sentence is given
+            logits = logits.masked_fill(~self._words.to(device), -torch.inf)
+        best = logits.log_softmax(dim=-1).topk(2, dim=-1)
+        ids = best.indices[..., 0]
+        if known is not None and w is not None:
+            ids = torch.where(known, w, ids)
+        return ids.cpu(), (best.values[..., 0] - best.values[..., 1]).cpu()
+
+    def line(self, ids: Tensor, margin: Tensor) -> Line:
+        """A row of `draw` as text: its words up to the end of the sentence."""
+        eos = self.tokenizer.special("eos")
+        tokens = ids.tolist()
+        end = tokens.index(eos) if eos in tokens else len(tokens)
+        return Line(self.tokenizer.decode(tokens[:end]), end, int((margin[:end] < TIE).sum()))
+
+    def blanks(self, line: str) -> Infill:
+        """A line with blanks, ready for `draw`. Raises BadDataError."""
+        return parse(line, self.tokenizer, self.length)
+
+    def _of_length(self, words: int, n: int) -> tuple[Tensor, Tensor]:
+        """Rows [n, L] in which begin, end and padding are given, for sentences of so many words."""
+        if words + 2 > self.length:
+            raise UsageError(
+                f"--length {words}: this model's rows have room for {self.length - 2} words"
+            )
+        bos, eos, pad = (self.tokenizer.special(name) for name in ("bos", "eos", "pad"))
+        w = torch.full((n, self.length), pad)
+        w[:, 0], w[:, words + 1] = bos, eos
+        known = torch.ones(n, self.length, dtype=torch.bool)
+        known[:, 1 : words + 1] = False
+        return w, known
+
+    def _model_fn(self, network: Callable[..., Tensor]) -> ModelFn:
+        # The network is told the noise level on the scale of a chain of 1000 steps.
+        return lambda x_t, t: network(x_t, t * (1000 / self.chain.T))
