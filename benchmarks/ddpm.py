@@ -48,7 +48,7 @@ SCENES_UNET = {  # searched for: parameters +1.2 %, FLOPs +8.7 % of ours
     "layers_per_block": 1,
     "down_block_types": ("DownBlock2D", "DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-    "attention_head_dim": None,
+    "attention_head_dim": 8,  # the default of diffusers
     "norm_num_groups": 8,
 }
 
@@ -65,7 +65,7 @@ def main() -> None:
         facts = {"threads": torch.get_num_threads(), "device": str(pick_device("auto"))}
         figures = [figure | facts for figure in figures]
         if part != "child":
-            append(f"ddpm-{part}", f"python benchmarks/ddpm.py {part}", figures)
+            append(f"beside-diffusers-{part}", f"python benchmarks/ddpm.py {part}", figures)
         for figure in figures:
             print({k: v for k, v in figure.items() if k != "facts"})
 
@@ -107,6 +107,13 @@ def model_fn(network: nn.Module) -> ModelFn:
     return network
 
 
+def ceiling() -> float:
+    """GFLOP/s of a 2048³ matrix product in fp32: what this machine could do at best."""
+    a = torch.randn(2048, 2048, device=pick_device("auto"))
+    seconds = alternate({"matmul": lambda: a @ a}, 5)["matmul"]
+    return round(2 * 2048**3 / seconds / 1e9, 1)
+
+
 def describe(network: nn.Module) -> dict[str, Any]:
     """Parameters, and FLOPs (two a multiplication) of one forward pass of one image."""
     device = next(network.parameters()).device
@@ -114,7 +121,8 @@ def describe(network: nn.Module) -> dict[str, Any]:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model_fn(network)(x_t, t)
     parameters = sum(p.numel() for p in network.parameters())
-    return {"parameters": parameters, "gflop": round(counter.get_total_flops() / 1e9, 4)}
+    gflop = round(counter.get_total_flops() / 1e9, 4)
+    return {"parameters": parameters, "gflop": gflop, "matmul_gflops": ceiling()}
 
 
 # What is timed ----------------------------------------------------------------------------------
