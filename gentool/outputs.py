@@ -112,9 +112,13 @@ def _write_grid(batches: Batches, out: str, tell: Tell, columns: int | None) -> 
 def text_file(out: str) -> Iterator[TextIO]:
     """Where lines of text go: a file, which appears whole, or standard output for `-`."""
     if out == "-":
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale says, as for input
         yield sys.stdout
         return
     path = Path(out)
+    if out.endswith("/") or path.is_dir():
+        raise UsageError(f"--out {out} is a folder, the lines go to one file")
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
     try:

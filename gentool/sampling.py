@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -85,8 +86,25 @@ def draw_texts(
 
     With settings.mbr above 1 each is the one of so many candidates that is most like the others.
     """
+    if settings.mbr > 1:
+        _sentence_bleu()  # is it there? Not to be found out after all that drawing
+    done = [0] * settings.mbr
+    tell = how.pop("progress", lambda done, total: None)
+
+    def progress_of(number: int, steps: int, total: int) -> None:
+        done[number] = steps
+        tell(sum(done), total * settings.mbr)
+
     candidates = [
-        draw_samples(loaded, indices, seed, settings, candidate=number, **how)
+        draw_samples(
+            loaded,
+            indices,
+            seed,
+            settings,
+            candidate=number,
+            progress=partial(progress_of, number),
+            **how,
+        )
         for number in range(settings.mbr)
     ]
     for drawn in zip(*candidates, strict=True):
@@ -95,49 +113,65 @@ def draw_texts(
             [loaded.backend.line(*row) for row in zip(*rows, strict=True)] for _, rows in drawn
         ]
         for index, choices in zip(batch, zip(*lines, strict=True), strict=True):
-            yield index, choices[_most_alike([line.text for line in choices])]
+            tokens = [loaded.backend.tokenizer.encode(line.text) for line in choices]
+            yield index, choices[most_alike(tokens) if len(tokens) > 1 else 0]
 
 
-def _most_alike(texts: Sequence[str]) -> int:
-    """Minimum Bayes risk: the number of the text with the greatest BLEU against all others."""
-    if len(texts) == 1:
-        return 0
+def most_alike(candidates: Sequence[Sequence[int]]) -> int:
+    """Minimum Bayes risk: the number of the candidate with the greatest BLEU against the others, on
+    average. Candidates are tokens, as a language without spaces has no words to count."""
+    bleu = _sentence_bleu()
+    texts = [" ".join(map(str, ids)) for ids in candidates]
+    scores = [
+        sum(bleu(mine, [other], tokenize="none").score for other in texts[:i] + texts[i + 1 :])
+        for i, mine in enumerate(texts)
+    ]
+    return max(range(len(texts)), key=scores.__getitem__)
+
+
+def _sentence_bleu() -> Callable[..., Any]:
     try:
         from sacrebleu import sentence_bleu
     except ImportError:
         raise UsageError(
             "--mbr needs sacrebleu, which is not installed", "pip install 'gentool[eval]'"
         ) from None
-    scores = [
-        sentence_bleu(mine, [other for j, other in enumerate(texts) if j != i]).score
-        for i, mine in enumerate(texts)
-    ]
-    return max(range(len(texts)), key=scores.__getitem__)
+    return sentence_bleu
 
 
 def fill_lines(
-    loaded: Loaded, lines: Iterable[str], seed: int, settings: Any, num: int, **how: Any
-) -> Iterator[tuple[int, str | BadDataError]]:
-    """Each line with its blanks filled, `num` times, in order: (its number from 0, the text), or in
-    place of the text why it cannot be filled. how: as for `draw_samples`.
+    loaded: Loaded,
+    lines: Iterable[str | BadDataError],
+    seed: int,
+    settings: Any,
+    num: int,
+    **how: Any,
+) -> Iterator[tuple[int, list[str] | BadDataError]]:
+    """Each line with its blanks filled in `num` ways, in order: (its number from 0, the texts), or
+    in place of the texts why it cannot be filled. how: as for `draw_samples`.
 
-    Lines are taken `batch_size` at a time, so that input without end is no trouble.
+    Lines are taken `batch_size` at a time, so that input without end is no trouble. Those that have
+    no blanks cost nothing.
     """
     for batch in _batched(enumerate(lines), how["batch_size"]):
         jobs: list[tuple[int, Any]] = []
         for number, line in batch:
             try:
+                if isinstance(line, BadDataError):
+                    raise line
                 jobs.append((number, loaded.backend.blanks(line)))
             except BadDataError as error:
                 jobs.append((number, error))
-        todo = [(number, job) for number, job in jobs if not isinstance(job, BadDataError)]
-        texts: dict[int, list[str]] = {number: [] for number, _ in todo}
+        good = [(number, job) for number, job in jobs if not isinstance(job, BadDataError)]
+        todo = [(number, job) for number, job in good if job.blanks]
+        texts = {number: list(job.given) * num for number, job in good if not job.blanks}
+        texts |= {number: [] for number, _ in todo}
+        indices = [number for number, _ in todo]
         given = {
             "w": torch.tensor([job.w for _, job in todo]),
             "known": torch.tensor([job.known for _, job in todo]),
         }
         for candidate in range(num):
-            indices = [number for number, _ in todo]
             drawn = draw_samples(
                 loaded, indices, seed, settings, given=given, candidate=candidate, **how
             )
@@ -145,10 +179,7 @@ def fill_lines(
             for (number, job), row in zip(todo, ids, strict=True):
                 texts[number].append(job.filled(row, loaded.tokenizer))
         for number, job in jobs:
-            if isinstance(job, BadDataError):
-                yield number, job
-            else:
-                yield from ((number, text) for text in texts[number])
+            yield number, job if isinstance(job, BadDataError) else texts[number]
 
 
 def _batched(items: Iterable[Item], n: int) -> Iterator[list[Item]]:

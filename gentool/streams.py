@@ -13,6 +13,14 @@ def stream_lines(where: str) -> Iterator[str]:
 
     Raises NotFoundError or BadDataError.
     """
+    for number, line in enumerate(stream_any_lines(where), start=1):
+        if isinstance(line, BadDataError):
+            raise BadDataError(f"{place(where)} line {number} is {line}")
+        yield line
+
+
+def stream_any_lines(where: str) -> Iterator[str | BadDataError]:
+    """As `stream_lines`, but in place of a line that cannot be read comes what is wrong with it."""
     if where != "-" and not Path(where).is_file():
         raise NotFoundError(f"no file {where}")
     with nullcontext(sys.stdin.buffer) if where == "-" else open(where, "rb") as file:
@@ -20,7 +28,8 @@ def stream_lines(where: str) -> Iterator[str]:
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError:
-                raise BadDataError(f"{place(where)} line {number} is not UTF-8") from None
+                yield BadDataError("not UTF-8")
+                continue
             yield text.removesuffix("\n").removesuffix("\r")
 
 

@@ -106,6 +106,56 @@ def tiny_run(recipe, tmp_path_factory) -> Path:
     return out
 
 
+TEXT_RECIPE = """\
+backend = "diffusion-lm"
+[data]
+spec = "scenes"
+length = 24
+[tokenizer]
+min_count = 1
+[model]
+embedding = 8
+hidden = 16
+layers = 1
+heads = 2
+time_features = 8
+[diffusion]
+T = 20
+[train]
+batch_size = 4
+steps = 40
+warmup_steps = 0
+learning_rate = 0.003
+ema_decay = 0.9
+log_every = 5
+save_every = 10
+validate_every = 20
+validation_examples = 8
+sample_every = 40
+[sample]
+steps = 5
+"""
+
+
+@pytest.fixture(scope="session")
+def text_recipe(tmp_path_factory) -> Path:
+    """A recipe file of diffusion-lm whose 40 steps take a second."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny-text.toml"
+    path.write_text(TEXT_RECIPE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def text_run(text_recipe, tmp_path_factory) -> Path:
+    """A run of the tiny text recipe, 40 steps in one go. Not to be changed."""
+    from gentool.cli.main import run
+
+    out = tmp_path_factory.mktemp("runs") / "tiny-text"
+    command = ["train", "diffusion-lm", "--recipe", str(text_recipe), "--out", str(out), "--quiet"]
+    assert run(command) == 0
+    return out
+
+
 CLASSES = ("ant", "bee", "cat")
 CLASS_RECIPE = """\
 backend = "ddpm"

@@ -3,6 +3,8 @@
 Everything here is float64 unless a test is about float32, so the tolerances are tight.
 """
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -40,6 +42,14 @@ def chain(request: pytest.FixtureRequest) -> Gaussian:
         ("cosine", 1000, "alpha_bar", 999, "2.42877e-9"),
         ("cosine", 1000, "beta", 999, "0.999"),
         ("cosine", 4000, "beta", 0, "9.86582e-6"),
+        ("sqrt", 2000, "beta", 0, "0.0146413"),
+        ("sqrt", 2000, "beta", 1, "0.00888909"),
+        ("sqrt", 2000, "beta", 1999, "0.999"),
+        ("sqrt", 2000, "alpha_bar", 0, "0.985359"),
+        ("sqrt", 2000, "alpha_bar", 999, "0.295780"),
+        ("sqrt", 2000, "alpha_bar", 1999, "2.0204e-7"),
+        ("sqrt", 200, "beta", 0, "0.0620346"),
+        ("sqrt", 200, "alpha_bar", 0, "0.937965"),
     ],
 )
 def test_tables_have_the_known_values(
@@ -56,6 +66,12 @@ def test_betas_are_float64_and_never_above_the_cap(schedule: str, steps: int) ->
     assert betas.dtype == torch.float64 and betas.shape == (steps,)
     assert betas.min() > 0 and betas.max() <= 0.999
     assert bool((betas.diff() >= 0).all())
+
+
+def test_the_noise_of_step_0_depends_on_the_number_of_steps() -> None:
+    """Diffusion-LM's sigma_0, of which the paper says 0.1."""
+    sigma_0 = [Gaussian(SCHEDULES["sqrt"](steps)).alpha_bar[0] for steps in (2000, 200)]
+    assert [f"{math.sqrt(1 - a):.5f}" for a in sigma_0] == ["0.12100", "0.24907"]
 
 
 # --- the chain

@@ -21,6 +21,7 @@ def write_card(run: Path, run_config: RunConfig) -> None:
             f"`{' '.join(config['data']['spec'])}` ({records}), fingerprint "
             f"`{run_config.data['fingerprint']}`",
         ),
+        *([("tokenizer", f"`{tokens}`")] if (tokens := run_config.data.get("tokenizer")) else []),
         ("steps", f"{metrics['step']:,} of {train['steps']:,}"),
         ("examples seen", f"{metrics['examples']:,}"),
         ("began with", run_config.init or "random weights"),

@@ -51,7 +51,7 @@ def decode_text(
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.outputs import text_file
     from gentool.sampling import fill_lines, sample_settings, words
-    from gentool.streams import stream_lines
+    from gentool.streams import stream_any_lines
 
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
     section = options_module(backend).DecodeConfig
@@ -60,20 +60,21 @@ def decode_text(
     bad = n = 0
     how = {"batch_size": batch_size, "device": device, "precision": precision}
     with text_file(out) as file:
-        for number, line in fill_lines(
-            loaded, stream_lines(inputs or "-"), seed, chosen, num, **how
-        ):
-            if isinstance(line, str):
-                text = line
-            else:
-                message = f"line {number + 1}: {line}"
+        lines = stream_any_lines(inputs or "-")
+        for number, texts in fill_lines(loaded, lines, seed, chosen, num, **how):
+            if isinstance(texts, BadDataError):
+                message = f"line {number + 1}: {texts}"
                 if on_error == "stop":
-                    raise BadDataError(message, line.hint)
-                console.warn(f"{message}; {line.hint}")
-                bad, text = bad + 1, ""
-            record = {"line": number + 1, "seed": seed, "text": text}
-            file.write((json.dumps(record, ensure_ascii=False) if as_json else text) + "\n")
+                    raise BadDataError(message, texts.hint)
+                console.warn(f"{message}; {texts.hint}" if texts.hint else message)
+                bad, texts = bad + 1, [""] * num
+            console.stop()  # a bar on the terminal makes way for the lines
+            for text in texts:
+                record = {"line": number + 1, "seed": seed, "text": text}
+                file.write((json.dumps(record, ensure_ascii=False) if as_json else text) + "\n")
             file.flush()
             n = number + 1
+            console.progress(n, 0, {"filled": "lines"})
+    console.stop()
     if bad:
         raise BadDataError(f"{bad} of {n} lines skipped: empty lines stand in")

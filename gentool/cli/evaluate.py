@@ -48,7 +48,7 @@ def evaluate(
     \b
     gentool eval {backend} --num 512 --steps 50
     gentool eval {backend} --checkpoint runs/mine --metric loss --json
-    gentool eval {backend} --gate 'scene_validity>=0.9'
+    gentool eval {backend} --data scenes:test-novel --gate 'loss<=0.1'
     """
     for text in gate or []:
         parse_gate(text)

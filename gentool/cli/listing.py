@@ -64,15 +64,15 @@ def _checkpoints() -> dict[str, str]:
 
 
 def _samplers() -> dict[str, str]:
-    found: dict[str, str] = {}
+    users: dict[str, list[str]] = {}
     for name in BACKENDS:
         for field in options_module(name).SampleConfig.__dataclass_fields__.values():
-            if field.name == "sampler":
-                found |= {
-                    choice: f"gentool sample {name} --sampler {choice}"
-                    for choice in field.metadata["choices"]
-                }
-    return found
+            for choice in field.metadata["choices"] if field.name == "sampler" else ():
+                users.setdefault(choice, []).append(name)
+    return {
+        choice: f"gentool sample {'|'.join(names)} --sampler {choice}"
+        for choice, names in users.items()
+    }
 
 
 def _data() -> dict[str, str]:
@@ -80,6 +80,8 @@ def _data() -> dict[str, str]:
         "scenes": "the built-in world: endless captioned pictures, 32 × 32",
         "DIR": "a folder of images; sub-folders are classes",
         "FILE.parquet": "a table with an image column; also a quoted pattern",
+        "FILE.txt": "a text on each line; also .csv, .tsv and .jsonl with a column of texts",
+        "SOURCE,TARGET": "pairs of texts: two files of parallel lines",
         "'shard-{00..99}.tar'": "WebDataset shards: KEY.png or .jpg, KEY.txt, KEY.json; streamed",
         "hf:NAME": "a data set of the Hugging Face Hub; also hf:NAME:SPLIT, hf:FOLDER; streamed",
     }

@@ -57,6 +57,7 @@ def sample_text(
         for number, line in drawn:
             record = {"index": number, "seed": seed, "text": line.text, "tokens": line.tokens}
             record |= {"ties": line.ties}
+            console.stop()  # a bar on the terminal makes way for the lines
             file.write((json.dumps(record, ensure_ascii=False) if as_json else line.text) + "\n")
             file.flush()
             ties, tokens = ties + line.ties, tokens + line.tokens

@@ -31,7 +31,8 @@ def train(
         list[str] | None,
         value(
             "SPEC",
-            "Train on this: scenes, a folder, FILE.parquet, 'N-{0..9}.tar' or hf:NAME; repeatable.",
+            "Train on this: scenes, hf:NAME; images in a folder, FILE.parquet, 'N-{0..9}.tar'; "
+            "texts in FILE.txt, .csv, .tsv, .jsonl; repeatable.",
         ),
     ] = None,
     assign: Annotated[
@@ -77,7 +78,7 @@ def train(
 
     \b
     gentool train {backend}
-    gentool train {backend} --data photos/ --set data.image_size=64
+    gentool train {backend} --data SPEC --set train.batch_size=32 --dry-run
     gentool train {backend} --resume latest --max-time 20m
 
     Ctrl-C or SIGTERM saves and stops; --resume latest continues to the same bytes.

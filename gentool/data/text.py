@@ -54,6 +54,15 @@ def is_text(spec: str) -> bool:
     return spec.endswith(FILES) or _is_parallel(spec)
 
 
+def is_pairs(config: TextData) -> bool:
+    """Whether each of the texts that `config` names comes with what it is made from."""
+    return (
+        "-" in config.language
+        or bool(config.source_column)
+        or any(_is_parallel(spec) for spec in config.spec)
+    )
+
+
 def _is_parallel(spec: str) -> bool:
     return spec.count(",") == 1 and "{" not in spec and not Path(spec).exists()
 

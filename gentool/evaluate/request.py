@@ -51,7 +51,10 @@ class Request:
         config = self.loaded.config.data
         name, _, split = self.data.partition(":")
         opened = open_images if self.kind == "images" else open_texts
+        is_text = self.kind == "text"
         if name == "scenes":
-            chosen = replace(config, spec=("scenes",), split=split or "test")
+            none = {"text_column": "", "mr_column": "", "attributes": ()} if is_text else {}
+            chosen = replace(config, spec=("scenes",), split=split or "test", **none)
             return opened(chosen), chosen.split
-        return opened(replace(config, spec=(self.data,), split="train")), "all"
+        language = {"language": "en"} if is_text else {}  # of scenes; other data have their own
+        return opened(replace(config, spec=(self.data,), split="train", **language)), "all"

@@ -7,6 +7,7 @@ from gentool.data.scenes import parse_caption
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.request import Request
 from gentool.evaluate.scenes import described
+from gentool.tokenizers.words import split
 
 
 def scenes(request: Request) -> list[Figure]:
@@ -32,9 +33,10 @@ def caption_figures(texts: Sequence[str]) -> dict[str, float | None]:
 
 
 def diversity_figures(texts: Sequence[str]) -> dict[str, float | None]:
-    """distinct-n: different n-grams among all n-grams of white-space words (Li et al. 2016).
-    repetition: words that are the same as the word before. duplicates: texts drawn before."""
-    rows = [text.split() for text in texts]
+    """distinct-n: different n-grams among all n-grams of words (Li et al. 2016), those of the
+    tokenizer `words`. repetition: words that are the same as the word before. duplicates: texts
+    drawn before."""
+    rows = [split(text) for text in texts]
     pairs = [pair for row in rows for pair in zip(row, row[1:], strict=False)]
     same = sum(a == b for a, b in pairs)
     return {

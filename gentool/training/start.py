@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from gentool.checkpoint.config import RunConfig, read_config
 from gentool.checkpoint.load import find_checkpoint, load_checkpoint
 from gentool.checkpoint.state import State
-from gentool.checkpoint.tokenizer import read_tokenizer
+from gentool.checkpoint.tokenizer import find_tokenizer, read_tokenizer
 from gentool.data.holdout import training_texts
 from gentool.data.source import extent
 from gentool.device import pick_device, use_bf16
@@ -19,7 +19,6 @@ from gentool.errors import BadCheckpointError, UsageError
 from gentool.protocol import Reporter
 from gentool.registry import backend_class, options_module
 from gentool.settings import Tree, build, flatten, free_keys, merge, to_tree
-from gentool.tokenizers import load
 from gentool.tokenizers.config import make
 from gentool.training.loop import Limits, Trainer
 from gentool.training.run import check_new, check_same, create, find_state
@@ -108,12 +107,14 @@ def describe(plan: Plan, device: str, reporter: Reporter) -> list[str]:
         _initialise(trainer, resolved.config.model, plan, reporter)
     trainer.loader.close()
     parameters = sum(p.numel() for p in trainer.model.parameters())
+    tokenizer = trainer.backend.tokenizer
     step = resolved.state.step if resolved.state else 0
     verb = f"resume at step {step}" if resolved.state else "new run"
     facts = {
         "run": f"{resolved.run} ({verb})",
         "data": f"{extent(trainer.source)}, fingerprint {trainer.source.fingerprint}",
         "network": f"{parameters:,} parameters",
+        **({"tokenizer": f"{tokenizer.kind}, {tokenizer.size} tokens"} if tokenizer else {}),
         "steps": f"{resolved.config.train.steps - step} of {trainer.examples_per_step} examples",
         "device": f"{trainer.accelerator.device}, {trainer.accelerator.mixed_precision}",
         "each state": f"about {4 * 4 * parameters / 1e6:.0f} MB on disk",
@@ -161,7 +162,9 @@ def _backend(resolved: _Resolved, plan: Plan) -> Any:
     if resolved.run_config:
         tokenizer = read_tokenizer(resolved.run, resolved.run_config.data["tokenizer"])
     elif plan.init:
-        tokenizer = load(find_checkpoint(plan.init, plan.backend) / "tokenizer")
+        if "tokenizer" in plan.given:
+            raise UsageError("--init keeps the checkpoint's tokenizer", "drop --set tokenizer.…")
+        tokenizer = find_tokenizer(str(find_checkpoint(plan.init, plan.backend)))
     else:
         tokenizer = make(config.tokenizer, training_texts(config.data))
     return make_backend(config, tokenizer)

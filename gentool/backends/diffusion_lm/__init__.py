@@ -6,6 +6,7 @@ The configuration; imports no torch. The defaults are the paper's for E2E.
 from dataclasses import dataclass, field
 
 from gentool.data.config import TextData
+from gentool.errors import UsageError
 from gentool.settings import setting
 from gentool.tokenizers.config import TokenizerConfig
 from gentool.training.config import TrainConfig
@@ -15,7 +16,7 @@ KIND = "text"  # what it makes
 
 @dataclass
 class ModelConfig:
-    """The transformer (appendix F) and the embeddings."""
+    """The transformer (appendix F) and the embeddings. Raises UsageError."""
 
     embedding: int = setting(16, "dimensions of a word's embedding, d", low=1)
     hidden: int = setting(768, "width of the transformer", low=8)
@@ -23,6 +24,12 @@ class ModelConfig:
     heads: int = setting(12, "attention heads per layer", low=1)
     dropout: float = setting(0.1, "dropout", low=0.0, high=0.9)
     time_features: int = setting(128, "sines and cosines that tell the noise level", low=2)
+
+    def __post_init__(self) -> None:
+        if self.hidden % self.heads:
+            raise UsageError(f"model.heads {self.heads} does not divide model.hidden {self.hidden}")
+        if self.time_features % 2:
+            raise UsageError(f"model.time_features is even, got {self.time_features}")
 
 
 @dataclass
@@ -57,13 +64,13 @@ class DecodeConfig:
 class SampleConfig(DecodeConfig):
     """The options of `gentool sample diffusion-lm`, stored in the checkpoint."""
 
-    length: int = setting(0, "words of a sample; 0 = as it comes", low=0)
+    length: int = setting(0, "tokens of a sample: words, as a rule; 0 = as it comes", low=0)
     mbr: int = setting(1, "candidates for a sample, of which the one most like the others", low=1)
 
 
 @dataclass
 class Config:
-    """Everything a diffusion-lm recipe can set."""
+    """Everything a diffusion-lm recipe can set. Raises UsageError."""
 
     data: TextData = field(default_factory=TextData)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -75,3 +82,16 @@ class Config:
         )
     )
     sample: SampleConfig = field(default_factory=SampleConfig)
+
+    def __post_init__(self) -> None:
+        # Else the run would end where it first draws samples.
+        if self.sample.steps > self.diffusion.T:
+            raise UsageError(
+                f"sample.steps {self.sample.steps} is more than diffusion.T {self.diffusion.T}",
+                f"--set sample.steps={self.diffusion.T}",
+            )
+        if self.sample.length + 2 > self.data.length:
+            raise UsageError(
+                f"sample.length {self.sample.length} and begin and end are more than data.length "
+                f"{self.data.length}"
+            )

@@ -50,13 +50,17 @@ def training_loss(
 
 
 def rounding_logits(x_0: Tensor, E: Tensor, bias: Tensor) -> Tensor:
-    """log p(w | x_0) up to a constant, [..., V]: the tied softmax layer. x_0 [..., d]."""
-    return F.linear(x_0, E, bias)
+    """log p(w | x_0) up to a constant, [..., V]: the tied softmax layer. x_0 [..., d].
+
+    In fp32 whatever the network computes in: bf16 cannot tell neighbours apart.
+    """
+    with torch.autocast(x_0.device.type, enabled=False):
+        return F.linear(x_0.float(), E, bias)
 
 
 def rounding_nll(x_0: Tensor, w: Tensor, E: Tensor, bias: Tensor) -> Tensor:
     """-log p(w_i | x_i) of every position, [B, L], in nats."""
-    logits = rounding_logits(x_0, E, bias).float()
+    logits = rounding_logits(x_0, E, bias)
     return F.cross_entropy(logits.flatten(0, 1), w.flatten(), reduction="none").view_as(w)
 
 
@@ -65,7 +69,7 @@ def nearest(x: Tensor, E: Tensor) -> Tensor:
 
     |x - e|^2 is least where x·e - |e|^2 / 2 is greatest: one matrix product.
     """
-    return F.linear(x, E, -E.square().sum(dim=1) / 2).argmax(dim=-1)
+    return rounding_logits(x, E, -E.square().sum(dim=1) / 2).argmax(dim=-1)
 
 
 def denoiser(
@@ -97,12 +101,3 @@ def denoiser(
         return Denoised(x_0_hat)
 
     return denoise
-
-
-def mbr(candidates: list[str], similarity: Callable[[str, str], float]) -> int:
-    """Minimum Bayes risk: the number of the candidate most like all others (section 4.4)."""
-    scores = [
-        sum(similarity(mine, other) for j, other in enumerate(candidates) if j != i)
-        for i, mine in enumerate(candidates)
-    ]
-    return max(range(len(scores)), key=scores.__getitem__)

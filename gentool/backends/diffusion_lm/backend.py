@@ -1,6 +1,7 @@
 """diffusion-lm for the shared layers: the only file that sees both algorithm and network."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from gentool.backends.diffusion_lm.network import DiffusionTransformer
 from gentool.data.holdout import text_train_and_validation
 from gentool.data.rows import Row, row
 from gentool.data.source import Data, Source
-from gentool.data.text import Text
+from gentool.data.text import Text, is_pairs
 from gentool.diffusion.gaussian import Gaussian
 from gentool.diffusion.samplers import OnStep, ancestral, ddim, dpm_solver_pp
 from gentool.diffusion.schedules import SCHEDULES
@@ -38,15 +39,18 @@ class Backend:
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.length = config.data.length
-        if config.model.hidden % config.model.heads:
+        if is_pairs(config.data):
             raise UsageError(
-                f"model.heads {config.model.heads} does not divide model.hidden "
-                f"{config.model.hidden}"
+                "diffusion-lm writes texts, and these data are pairs of them",
+                "--data scenes, a file of texts or hf:NAME, without a source column",
             )
         self.chain = Gaussian(SCHEDULES[config.diffusion.schedule](config.diffusion.T))
-        specials = [tokenizer.special(name) for name in ("pad", "bos", "eos", "mask", "unk")]
-        self._words = torch.ones(tokenizer.size, dtype=torch.bool)  # what a blank may become
-        self._words[specials] = False
+
+    @cached_property
+    def _words(self) -> Tensor:
+        """[V]: the tokens that say something; a blank becomes one of them."""
+        ids = range(self.tokenizer.size)
+        return torch.tensor([bool(self.tokenizer.decode([id]).strip()) for id in ids])
 
     def network(self) -> nn.Module:
         return DiffusionTransformer(self.config.model, self.tokenizer.size, self.length)
@@ -78,7 +82,11 @@ class Backend:
         warning where two words have become one."""
         E = network.get_parameter("embedding.weight").detach().float()
         norm = E.norm(dim=1).mean().item()
-        apart = torch.pdist(E).min().item()
+        # The nearest to each is itself. Not all at once: 50,000 words have a billion distances.
+        apart = min(
+            torch.cdist(rows, E).topk(2, largest=False).values[:, 1].min().item()
+            for rows in E.split(1024)
+        )
         warning = ""
         if apart < CLOSE * norm:
             warning = (
@@ -135,21 +143,23 @@ class Backend:
             x = ancestral(
                 denoise, x, chain, rng, variance="fixed_small", noise_scale=scale, on_step=on_step
             )
-        logits = rounding_logits(x, E, bias).float()
+        logits = rounding_logits(x, E, bias)
         if known is not None:  # a blank is filled with words: the end of the sentence is given
             logits = logits.masked_fill(~self._words.to(device), -torch.inf)
         best = logits.log_softmax(dim=-1).topk(2, dim=-1)
-        ids = best.indices[..., 0]
+        ids, margins = best.indices[..., 0], best.values[..., 0] - best.values[..., 1]
         if known is not None and w is not None:
-            ids = torch.where(known, w, ids)
-        return ids.cpu(), (best.values[..., 0] - best.values[..., 1]).cpu()
+            ids, margins = torch.where(known, w, ids), margins.masked_fill(known, torch.inf)
+        return ids.cpu(), margins.cpu()
 
     def line(self, ids: Tensor, margin: Tensor) -> Line:
         """A row of `draw` as text: its words up to the end of the sentence."""
         eos = self.tokenizer.special("eos")
         tokens = ids.tolist()
         end = tokens.index(eos) if eos in tokens else len(tokens)
-        return Line(self.tokenizer.decode(tokens[:end]), end, int((margin[:end] < TIE).sum()))
+        begin = int(tokens[0] == self.tokenizer.special("bos"))
+        ties = int((margin[begin:end] < TIE).sum())
+        return Line(self.tokenizer.decode(tokens[:end]), end - begin, ties)
 
     def blanks(self, line: str) -> Infill:
         """A line with blanks, ready for `draw`. Raises BadDataError."""
@@ -159,7 +169,7 @@ class Backend:
         """Rows [n, L] in which begin, end and padding are given, for sentences of so many words."""
         if words + 2 > self.length:
             raise UsageError(
-                f"--length {words}: this model's rows have room for {self.length - 2} words"
+                f"--length {words}: this model's rows have room for {self.length - 2} tokens"
             )
         bos, eos, pad = (self.tokenizer.special(name) for name in ("bos", "eos", "pad"))
         w = torch.full((n, self.length), pad)

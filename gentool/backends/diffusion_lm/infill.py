@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gentool.errors import BadDataError
 from gentool.tokenizers import Tokenizer
 
-BLANK = re.compile(r"___(?::(\d+))?")
+BLANK = re.compile(r"___(?::([0-9]+))?")
 
 
 @dataclass(frozen=True)
@@ -28,25 +28,25 @@ class Infill:
 
 
 def parse(line: str, tokenizer: Tokenizer, length: int) -> Infill:
-    """Raises BadDataError for a line that has more than `length` tokens, or a blank of none."""
+    """Raises BadDataError for a line with blanks that has more than `length` tokens, or a blank of
+    none."""
     pieces = BLANK.split(line)  # text, number or None, text, ...
-    given, counts = pieces[::2], [int(n) if n else 1 for n in pieces[1::2]]
+    given = pieces[::2]
+    counts = [int(n[:9]) if n else 1 for n in pieces[1::2]]  # more digits are as much too many
     if 0 in counts:
         raise BadDataError("a blank of 0 tokens", "___ is a blank of one, ___:3 of three")
-    pad = tokenizer.special("pad")
-    w, known, blanks = [tokenizer.special("bos")], [True], []
-    for number, text in enumerate(given):
-        ids = tokenizer.encode(text)
-        w += ids
-        known += [True] * len(ids)
-        if number < len(counts):
-            blanks.append((len(w), counts[number]))
-            w += [pad] * counts[number]
-            known += [False] * counts[number]
-    w.append(tokenizer.special("eos"))
-    if len(w) > length:
+    ids = [tokenizer.encode(text) for text in given]
+    n = sum(map(len, ids)) + sum(counts) + 2
+    if counts and n > length:
         raise BadDataError(
-            f"{len(w)} tokens with begin and end, this model's rows have {length}", "shorten it"
+            f"{n} tokens with begin and end, this model's rows have {length}", "shorten it"
         )
-    rest = length - len(w)
-    return Infill(tuple(given), tuple(blanks), w + [pad] * rest, known + [True] * (rest + 1))
+    pad = tokenizer.special("pad")
+    w, known, blanks = [tokenizer.special("bos"), *ids[0]], [True] * (1 + len(ids[0])), []
+    for count, after in zip(counts, ids[1:], strict=True):
+        blanks.append((len(w), count))
+        w += [pad] * count + after
+        known += [False] * count + [True] * len(after)
+    rest = length - n
+    w += [tokenizer.special("eos")] + [pad] * rest
+    return Infill(tuple(given), tuple(blanks), w, known + [True] * (1 + rest))
