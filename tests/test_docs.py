@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+SETTING = r"\b(?:data|model|diffusion|tokenizer|train|sample)\.[a-z_]+\b"
 FILES = (".md", ".py", ".parquet", ".safetensors", ".json", ".en", ".de", ".txt", ".csv")
 
 
@@ -34,6 +35,6 @@ def test_every_setting_in_the_docs_exists():
     for backend in BACKENDS:
         known |= flatten(to_tree(options_module(backend).Config())).keys()
     for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
-        named = re.findall(r"\b(?:data|model|diffusion|tokenizer|train|sample)\.[a-z_]+\b", page.read_text())
+        named = re.findall(SETTING, page.read_text())
         wrong = {name for name in named if name not in known and not name.endswith(FILES)}
         assert not wrong, f"{page.name}: {wrong}"
