@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gentool.data.scenes import SPLITS, Layout, Scene, draw_scene
-
 # Before torch is imported, and for the processes that tests start: the tensors are tiny, and
 # threads that wait for one another crawl on a machine that has other work.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+from gentool.data.scenes import SPLITS, Layout, Scene, draw_scene  # noqa: E402
 
 RECIPE = """\
 backend = "ddpm"
