@@ -24,15 +24,20 @@ def class_index(name: str, labels: Sequence[str]) -> int:
     return list(labels).index(name)
 
 
-def read_noise(path: Path, shape: Shape) -> Tensor:
-    """x_T of an .npy file: float32 [N, C, H, W]. Raises NotFoundError or BadDataError."""
+def read_array(path: Path) -> np.ndarray:
+    """What an .npy file holds, without pickle. Raises NotFoundError or BadDataError."""
     if not path.is_file():
-        raise NotFoundError(f"--init-noise {path}: no such file")
+        raise NotFoundError(f"no such file: {path}")
     try:
         with path.open("rb") as stream:
-            noise = np.lib.format.read_array(stream, allow_pickle=False)
+            return np.lib.format.read_array(stream, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise BadDataError(f"{path} is not a .npy array: {error}") from None
+
+
+def read_noise(path: Path, shape: Shape) -> Tensor:
+    """x_T of an .npy file: float32 [N, C, H, W]. Raises NotFoundError or BadDataError."""
+    noise = read_array(path)
     if noise.dtype.kind != "f":
         raise BadDataError(f"{path} does not hold floating-point numbers")
     if noise.shape[1:] != shape or not len(noise):

@@ -1,4 +1,8 @@
-"""The backends, one line each. A fifth is a folder in `backends/`, a line here and a recipe."""
+"""The backends, one line each. A fifth is a folder in `backends/`, a line here and a recipe.
+
+A helper is what a backend or a metric needs beside: `gentool train` trains it as it does a backend,
+into the same kind of run, and nothing is drawn from it.
+"""
 
 import importlib
 from typing import Any
@@ -9,6 +13,7 @@ BACKENDS = {
     "ddpm": "gentool.backends.ddpm",
     "diffusion-lm": "gentool.backends.diffusion_lm",
 }
+HELPERS: dict[str, str] = {}
 # Formats of other libraries that checkpoints are converted from and to.
 FORMATS = {
     "diffusers": "gentool.backends.ddpm.diffusers",
@@ -16,16 +21,16 @@ FORMATS = {
 
 
 def options_module(name: str) -> Any:
-    """The backend's configuration module; imports no torch. Raises UsageError."""
-    if name not in BACKENDS:
-        raise UsageError(f"unknown backend {name!r}", nearest(name, BACKENDS))
-    return importlib.import_module(BACKENDS[name])
+    """The configuration module of a backend or helper; imports no torch. Raises UsageError."""
+    trained = BACKENDS | HELPERS
+    if name not in trained:
+        raise UsageError(f"unknown backend {name!r}", nearest(name, trained))
+    return importlib.import_module(trained[name])
 
 
 def backend_class(name: str) -> Any:
     """The class that implements `gentool.protocol.Backend`. Raises UsageError."""
-    options_module(name)
-    return importlib.import_module(BACKENDS[name] + ".backend").Backend
+    return importlib.import_module(options_module(name).__name__ + ".backend").Backend
 
 
 def converter(name: str) -> Any:

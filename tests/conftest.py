@@ -99,10 +99,14 @@ def recipe(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(recipe, tmp_path_factory) -> Path:
     """A run of the tiny recipe, 40 steps in one go. Not to be changed."""
+    return trained("ddpm", recipe, tmp_path_factory.mktemp("runs") / "tiny")
+
+
+def trained(backend: str, recipe: Path, out: Path) -> Path:
+    """`out`, after a run of the recipe."""
     from gentool.cli.main import run
 
-    out = tmp_path_factory.mktemp("runs") / "tiny"
-    assert run(["train", "ddpm", "--recipe", str(recipe), "--out", str(out), "--quiet"]) == 0
+    assert run(["train", backend, "--recipe", str(recipe), "--out", str(out), "--quiet"]) == 0
     return out
 
 
@@ -148,12 +152,7 @@ def text_recipe(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def text_run(text_recipe, tmp_path_factory) -> Path:
     """A run of the tiny text recipe, 40 steps in one go. Not to be changed."""
-    from gentool.cli.main import run
-
-    out = tmp_path_factory.mktemp("runs") / "tiny-text"
-    command = ["train", "diffusion-lm", "--recipe", str(text_recipe), "--out", str(out), "--quiet"]
-    assert run(command) == 0
-    return out
+    return trained("diffusion-lm", text_recipe, tmp_path_factory.mktemp("runs") / "tiny-text")
 
 
 CLASSES = ("ant", "bee", "cat")
@@ -204,11 +203,7 @@ def class_recipe(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def class_run(class_recipe, tmp_path_factory) -> Path:
     """A run on the pictures in classes. Not to be changed."""
-    from gentool.cli.main import run
-
-    out = tmp_path_factory.mktemp("runs") / "classes"
-    assert run(["train", "ddpm", "--recipe", str(class_recipe), "--out", str(out), "--quiet"]) == 0
-    return out
+    return trained("ddpm", class_recipe, tmp_path_factory.mktemp("runs") / "classes")
 
 
 @pytest.fixture

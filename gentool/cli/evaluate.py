@@ -67,7 +67,8 @@ def evaluate(
         num,
         seed,
         device,
-        how={"batch_size": batch_size, "device": device, "precision": precision},
+        batch_size,
+        precision,
         progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
     )
     report(measure(request, metric or []), gate or [], as_json)

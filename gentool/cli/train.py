@@ -10,7 +10,7 @@ from gentool.cli.commands import add_command, group
 from gentool.cli.console import console
 from gentool.cli.options import flag, value
 from gentool.errors import UsageError
-from gentool.registry import BACKENDS
+from gentool.registry import BACKENDS, HELPERS
 from gentool.resources import read_recipe, shipped
 from gentool.settings import Tree, merge, parse_assignment
 
@@ -146,5 +146,5 @@ def parse_time(text: str) -> float:
     return seconds
 
 
-for _backend in BACKENDS:
+for _backend in (*BACKENDS, *HELPERS):
     add_command(app, _backend, train, backend=_backend)

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from gentool.diffusion.config import Denoising
 from gentool.diffusion.gaussian import Gaussian, at
 
 
@@ -173,3 +174,26 @@ def repaint(
                 if on_step:
                     on_step(t, x_t, denoised.x_0)
     return x_t
+
+
+def sample(
+    denoise: Denoise,
+    x_T: Tensor,
+    chain: Gaussian,
+    rng: Noise,
+    how: Denoising,
+    *,
+    variance: str,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """x_0 [B, ...] by the sampler that `how` names. variance: of the ancestral one."""
+    if how.sampler == "dpm++":
+        return dpm_solver_pp(denoise, x_T, chain, on_step=on_step)
+    if how.sampler == "ddim":
+        return ddim(
+            denoise, x_T, chain, rng, eta=how.eta, noise_scale=how.noise_scale, on_step=on_step
+        )
+    return ancestral(
+        denoise, x_T, chain, rng,
+        variance=variance, noise_scale=how.noise_scale, on_step=on_step,
+    )  # fmt: skip

@@ -6,6 +6,7 @@ import numpy as np
 
 from gentool.data.decode import EXTENSIONS, decode
 from gentool.errors import BadDataError, NotFoundError
+from gentool.inputs import read_array
 
 SIDE = 32  # pixels: the built-in world's canvas
 
@@ -29,11 +30,7 @@ def read_images(where: str) -> np.ndarray:
         return np.stack(pictures)
     if not path.is_file():
         raise NotFoundError(f"no folder or array {where}")
-    try:
-        with path.open("rb") as stream:
-            array = np.lib.format.read_array(stream, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise BadDataError(f"{path} is not a .npy array: {error}") from None
+    array = read_array(path)
     if array.dtype != np.float32 or array.ndim != 4 or array.shape[1:] != (3, SIDE, SIDE):
         raise BadDataError(
             f"{path} holds {array.dtype} {list(array.shape)}, not float32 [N, 3, {SIDE}, {SIDE}]"

@@ -17,13 +17,9 @@ from gentool.training.validation import BATCH, held_out_examples
 
 def scenes(request: Request) -> list[Figure]:
     """What samples of a model of the built-in world show."""
-    batches = draw_samples(
-        request.loaded, range(request.num), request.seed, request.settings,
-        progress=request.progress, **request.how,
-    )  # fmt: skip
+    batches = request.drawn(draw_samples)
     pixels = np.concatenate([to_uint8(images) for _, images in batches])
-    values, made = unconditional_figures(pixels), request.drawn_with()
-    return [Figure(k, v, request.num, request.seed, None, made) for k, v in values.items()]
+    return request.of_samples(unconditional_figures(pixels))
 
 
 def bound(request: Request) -> list[Figure]:

@@ -1,7 +1,7 @@
 """What a metric is asked to measure, and the held-out data to measure it on."""
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -9,6 +9,7 @@ from gentool.checkpoint.load import Loaded
 from gentool.data.images import open_images
 from gentool.data.source import Data
 from gentool.data.text import open_texts
+from gentool.evaluate.figures import Figure
 from gentool.registry import options_module
 from gentool.sampling import draw_texts
 
@@ -23,7 +24,8 @@ class Request:
     num: int
     seed: int
     device: str
-    how: dict[str, Any] = field(default_factory=dict)  # for draw_samples
+    batch_size: int
+    precision: str | None
     progress: Callable[[int, int], None] = lambda done, total: None
 
     @property
@@ -34,15 +36,23 @@ class Request:
     @cached_property
     def texts(self) -> list[str]:
         """The samples of a text backend, drawn once for all metrics."""
-        drawn = draw_texts(
-            self.loaded, range(self.num), self.seed, self.settings,
-            progress=self.progress, **self.how,
+        return [line.text for _, line in self.drawn(draw_texts)]
+
+    def drawn(self, draw: Callable[..., Iterator[Any]]) -> Iterator[Any]:
+        """The samples, as `draw` of gentool.sampling yields them."""
+        return draw(
+            self.loaded, range(self.num), self.seed, self.settings, batch_size=self.batch_size,
+            device=self.device, precision=self.precision, progress=self.progress,
         )  # fmt: skip
-        return [line.text for _, line in drawn]
 
     def drawn_with(self) -> dict[str, Any]:
         """What samples were drawn with, for the figures' settings."""
         return {"checkpoint_step": self.loaded.step, **asdict(self.settings)}
+
+    def of_samples(self, values: Mapping[str, float | None]) -> list[Figure]:
+        """`values`, measured on the samples, as figures."""
+        made = self.drawn_with()
+        return [Figure(k, v, self.num, self.seed, None, made) for k, v in values.items()]
 
     def held_out(self) -> tuple[Data, str]:
         """The data to measure on, and its split in words."""

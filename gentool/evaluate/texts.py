@@ -12,16 +12,12 @@ from gentool.tokenizers.words import split
 
 def scenes(request: Request) -> list[Figure]:
     """Which samples are captions of the built-in world, and what they tell of."""
-    values = caption_figures(request.texts)
-    made = request.drawn_with()
-    return [Figure(k, v, request.num, request.seed, None, made) for k, v in values.items()]
+    return request.of_samples(caption_figures(request.texts))
 
 
 def diversity(request: Request) -> list[Figure]:
     """How much samples repeat one another and themselves."""
-    values = diversity_figures(request.texts)
-    made = request.drawn_with()
-    return [Figure(k, v, request.num, request.seed, None, made) for k, v in values.items()]
+    return request.of_samples(diversity_figures(request.texts))
 
 
 def caption_figures(texts: Sequence[str]) -> dict[str, float | None]:

@@ -6,6 +6,7 @@ The configuration; imports no torch. The defaults are the paper's CIFAR-10 setti
 from dataclasses import dataclass, field
 
 from gentool.data.config import ImageData
+from gentool.diffusion.config import Denoising
 from gentool.settings import setting
 from gentool.training.config import TrainConfig
 
@@ -79,25 +80,14 @@ class DiffusionConfig:
 
 
 @dataclass
-class SampleConfig:
+class SampleConfig(Denoising):
     """How to sample: the options of `gentool sample ddpm`, stored in the checkpoint."""
 
-    steps: int = setting(1000, "denoising steps", low=1)
-    sampler: str = setting("ancestral", "sampler", choices=("ancestral", "ddim", "dpm++"))
-    spacing: str = setting(
-        "trailing",
-        "which steps of the chain are taken: the last of each stretch, or the first",
-        choices=("trailing", "leading"),
-    )
     variance: str = setting(
         "auto",
         "noise of the ancestral sampler: beta or beta_tilde; auto = learned, else fixed_large",
         choices=("auto", "fixed_large", "fixed_small"),
     )
-    eta: float = setting(
-        0.0, "noise of the ddim sampler: 0 = none, 1 = ancestral", low=0.0, high=1.0
-    )
-    noise_scale: float = setting(1.0, "factor on the noise added while sampling", low=0.0)
     guidance_scale: float = setting(
         1.0, "classifier-free guidance, out_u + X (out_c - out_u); 1 = none", low=0.0
     )

@@ -14,7 +14,8 @@ from gentool.data.images import Picture, picture
 from gentool.data.source import Data, Example, Source
 from gentool.diffusion.bound import prior_term, step_term
 from gentool.diffusion.gaussian import Gaussian
-from gentool.diffusion.samplers import OnStep, ancestral, ddim, dpm_solver_pp, repaint
+from gentool.diffusion.samplers import OnStep, repaint
+from gentool.diffusion.samplers import sample as walk
 from gentool.diffusion.schedules import SCHEDULES
 from gentool.errors import BadDataError, UsageError
 from gentool.protocol import Batch
@@ -146,21 +147,16 @@ class Backend:
         denoise = denoiser(self._model_fn(network, y, len(rng), sample), chain, self.prediction)
         noise = rng.normal(*self.shape)  # drawn in any case: the draws after it are the same
         x = (noise if x_T is None else x_T).to(device)
-        scale, variance = sample.noise_scale, self.variance(sample)
+        variance = self.variance(sample)
         if hole is not None and x_0 is not None:
             assert isinstance(sample, DecodeConfig)
             x = repaint(
-                denoise, x, chain, rng, x_0=x_0.to(device), hole=hole.to(device), jump=sample.jump,
-                resample=sample.resample, variance=variance, noise_scale=scale, on_step=on_step,
+                denoise, x, chain, rng, x_0=x_0.to(device), hole=hole.to(device),
+                jump=sample.jump, resample=sample.resample, variance=variance,
+                noise_scale=sample.noise_scale, on_step=on_step,
             )  # fmt: skip
-        elif sample.sampler == "ddim":
-            x = ddim(denoise, x, chain, rng, eta=sample.eta, noise_scale=scale, on_step=on_step)
-        elif sample.sampler == "dpm++":
-            x = dpm_solver_pp(denoise, x, chain, on_step=on_step)
         else:
-            x = ancestral(
-                denoise, x, chain, rng, variance=variance, noise_scale=scale, on_step=on_step
-            )
+            x = walk(denoise, x, chain, rng, sample, variance=variance, on_step=on_step)
         return x.float().cpu().clamp(-1, 1)
 
     @torch.no_grad()
@@ -205,11 +201,7 @@ class Backend:
         return guided(network, y.to(device), null, sample.guidance_scale)
 
     def _check_sample(self, sample: SampleConfig, y: Tensor | None) -> None:
-        if sample.steps > self.chain.T:
-            raise UsageError(
-                f"--steps {sample.steps}: this model's chain has {self.chain.T} steps",
-                f"--steps 1 to {self.chain.T}",
-            )
+        sample.check(self.chain.T)
         if y is None and sample.guidance_scale != 1.0:
             raise UsageError(
                 f"--guidance-scale {sample.guidance_scale} without a class to guide to",

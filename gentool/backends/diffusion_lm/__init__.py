@@ -6,6 +6,7 @@ The configuration; imports no torch. The defaults are the paper's for E2E.
 from dataclasses import dataclass, field
 
 from gentool.data.config import TextData
+from gentool.diffusion.config import Denoising
 from gentool.errors import UsageError
 from gentool.settings import setting
 from gentool.tokenizers.config import TokenizerConfig
@@ -41,20 +42,10 @@ class DiffusionConfig:
 
 
 @dataclass
-class DecodeConfig:
+class DecodeConfig(Denoising):
     """How to denoise: the options of `gentool decode diffusion-lm`."""
 
     steps: int = setting(2000, "denoising steps", low=1)
-    sampler: str = setting("ancestral", "sampler", choices=("ancestral", "ddim", "dpm++"))
-    spacing: str = setting(
-        "trailing",
-        "which steps of the chain are taken: the last of each stretch, or the first",
-        choices=("trailing", "leading"),
-    )
-    eta: float = setting(
-        0.0, "noise of the ddim sampler: 0 = none, 1 = ancestral", low=0.0, high=1.0
-    )
-    noise_scale: float = setting(1.0, "factor on the noise added while sampling", low=0.0)
     clamp: float = setting(
         1.0, "last share of the steps in which x_0 moves to the nearest words", low=0.0, high=1.0
     )

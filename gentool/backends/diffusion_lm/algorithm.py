@@ -89,15 +89,17 @@ def denoiser(
     embeddings at every noise level, as in the authors' code.
     """
 
+    given = None if w is None else F.embedding(w, E)
+
     def denoise(x_t: Tensor, i: int) -> Denoised:
-        if known is not None and w is not None:
-            x_t = torch.where(known[:, :, None], F.embedding(w, E), x_t)
+        if known is not None and given is not None:
+            x_t = torch.where(known[:, :, None], given, x_t)
         t = torch.full((len(x_t),), int(chain.timesteps[i]), device=x_t.device)
         x_0_hat = model_fn(x_t, t)
         if i < clamp * chain.T:
             x_0_hat = F.embedding(nearest(x_0_hat, E), E)
-        if known is not None and w is not None:
-            x_0_hat = torch.where(known[:, :, None], F.embedding(w, E), x_0_hat)
+        if known is not None and given is not None:
+            x_0_hat = torch.where(known[:, :, None], given, x_0_hat)
         return Denoised(x_0_hat)
 
     return denoise

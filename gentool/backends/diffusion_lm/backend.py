@@ -22,7 +22,8 @@ from gentool.data.rows import Row, row
 from gentool.data.source import Data, Source
 from gentool.data.text import Text, is_pairs
 from gentool.diffusion.gaussian import Gaussian
-from gentool.diffusion.samplers import OnStep, ancestral, ddim, dpm_solver_pp
+from gentool.diffusion.samplers import OnStep
+from gentool.diffusion.samplers import sample as walk
 from gentool.diffusion.schedules import SCHEDULES
 from gentool.errors import UsageError
 from gentool.protocol import Batch, Line
@@ -120,11 +121,7 @@ class Backend:
         w [B, L] with known [B, L]: tokens that are given; the others become words.
         Raises UsageError for what this model cannot do.
         """
-        if sample.steps > self.chain.T:
-            raise UsageError(
-                f"--steps {sample.steps}: this model's chain has {self.chain.T} steps",
-                f"--steps 1 to {self.chain.T}",
-            )
+        sample.check(self.chain.T)
         if w is None and isinstance(sample, SampleConfig) and sample.length:
             w, known = self._of_length(sample.length, len(rng))
         network.eval()
@@ -134,15 +131,7 @@ class Backend:
         chain = self.chain.respaced(sample.steps, sample.spacing)
         denoise = denoiser(self._model_fn(network), E, chain, clamp=sample.clamp, known=known, w=w)
         x = rng.normal(self.length, self.config.model.embedding).to(device)
-        scale = sample.noise_scale
-        if sample.sampler == "ddim":
-            x = ddim(denoise, x, chain, rng, eta=sample.eta, noise_scale=scale, on_step=on_step)
-        elif sample.sampler == "dpm++":
-            x = dpm_solver_pp(denoise, x, chain, on_step=on_step)
-        else:
-            x = ancestral(
-                denoise, x, chain, rng, variance="fixed_small", noise_scale=scale, on_step=on_step
-            )
+        x = walk(denoise, x, chain, rng, sample, variance="fixed_small", on_step=on_step)
         logits = rounding_logits(x, E, bias)
         if known is not None:  # a blank is filled with words: the end of the sentence is given
             logits = logits.masked_fill(~self._words.to(device), -torch.inf)

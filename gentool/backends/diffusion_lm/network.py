@@ -24,7 +24,8 @@ class DiffusionTransformer(nn.Module):
         self.embedding = nn.Embedding(vocabulary, d)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
         self.n_features = config.time_features
-        self.time = nn.Sequential(nn.Linear(self.n_features, 4 * H), nn.SiLU(), nn.Linear(4 * H, H))
+        D = 4 * self.n_features
+        self.time = nn.Sequential(nn.Linear(self.n_features, D), nn.SiLU(), nn.Linear(D, H))
         self.up = nn.Sequential(nn.Linear(d, H), nn.Tanh(), nn.Linear(H, H))
         self.positions = nn.Parameter(0.02 * torch.randn(length, H))
         self.norm = nn.LayerNorm(H)

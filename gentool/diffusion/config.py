@@ -1,0 +1,30 @@
+"""How to walk a chain back: the settings of every Gaussian backend. Imports no torch."""
+
+from dataclasses import dataclass
+
+from gentool.errors import UsageError
+from gentool.settings import setting
+
+
+@dataclass
+class Denoising:
+    """What `gentool.diffusion.samplers.sample` reads; a backend adds its own."""
+
+    steps: int = setting(1000, "denoising steps", low=1)
+    sampler: str = setting("ancestral", "sampler", choices=("ancestral", "ddim", "dpm++"))
+    spacing: str = setting(
+        "trailing",
+        "which steps of the chain are taken: the last of each stretch, or the first",
+        choices=("trailing", "leading"),
+    )
+    eta: float = setting(
+        0.0, "noise of the ddim sampler: 0 = none, 1 = ancestral", low=0.0, high=1.0
+    )
+    noise_scale: float = setting(1.0, "factor on the noise added while sampling", low=0.0)
+
+    def check(self, T: int) -> None:
+        """Raise UsageError unless a chain of T steps has as many."""
+        if self.steps > T:
+            raise UsageError(
+                f"--steps {self.steps}: this model's chain has {T} steps", f"--steps 1 to {T}"
+            )
