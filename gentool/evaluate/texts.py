@@ -1,9 +1,14 @@
 """Figures of a text checkpoint."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from torch import nn
+
+from gentool.checkpoint.load import Loaded, find_checkpoint, load_checkpoint
 from gentool.data.scenes import parse_caption
+from gentool.device import pick_device
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.request import Request
 from gentool.evaluate.scenes import described
@@ -18,6 +23,37 @@ def scenes(request: Request) -> list[Figure]:
 def diversity(request: Request) -> list[Figure]:
     """How much samples repeat one another and themselves."""
     return request.of_samples(diversity_figures(request.texts))
+
+
+def judge(request: Request) -> list[Figure]:
+    """How likely a judge finds samples, beside held-out texts."""
+    judging = load_checkpoint(find_checkpoint(request.judge, "judge", "--judge"), "judge")
+    network = judging.network.to(pick_device(request.device))
+    source, split = request.held_out()
+    examples = request.held_out_texts(source)
+    real, real_cut = _judged(judging, network, examples)
+    drawn, drawn_cut = _judged(judging, network, request.texts)
+    made = {"judge": judging.folder.name, "judge_step": judging.step}
+    made["judge_data"] = judging.run_config.data["fingerprint"]
+    values = {
+        "judge_nll": drawn, "judge_perplexity_ratio": math.exp(drawn - real), "judge_cut": drawn_cut
+    }  # fmt: skip
+    figures = request.of_samples(values)
+    for figure in figures:
+        figure.settings |= made
+    made["data"] = source.fingerprint
+    for name, value in {"judge_nll[real]": real, "judge_cut[real]": real_cut}.items():
+        figures.append(Figure(name, value, len(examples), None, split, made))
+    return figures
+
+
+def _judged(judging: Loaded, network: nn.Module, texts: Sequence[str]) -> tuple[float, float]:
+    """-log p in nats per token of the judge, ends of texts included; the share of texts that are
+    longer than the judge's rows, of which the rest is not judged."""
+    nll, n = judging.backend.judged(network, texts)
+    long = [len(judging.backend.tokenizer.encode(text)) + 2 > judging.backend.length
+            for text in texts]  # fmt: skip
+    return (nll.sum() / n.sum()).item(), sum(long) / len(long)
 
 
 def caption_figures(texts: Sequence[str]) -> dict[str, float | None]:
