@@ -27,7 +27,7 @@ def evaluate(
     checkpoint: options.Checkpoint = None,
     metric: Annotated[
         list[str] | None,
-        value("NAME", "What to measure; repeatable. (default: all that fit, but bpd)"),
+        value("NAME", "What to measure; repeatable. (default: the quick ones that fit)"),
     ] = None,
     data: Annotated[
         str | None,
