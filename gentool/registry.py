@@ -14,6 +14,7 @@ BACKENDS = {
     "diffusion-lm": "gentool.backends.diffusion_lm",
 }
 HELPERS = {
+    "diffusion-lm-control": "gentool.backends.diffusion_lm.classifier",
     "judge": "gentool.evaluate.judge",
 }
 # Formats of other libraries that checkpoints are converted from and to.

@@ -128,7 +128,7 @@ def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
     config_class = options_module(plan.backend).Config
     found = find_state(plan.folder, plan.resume, reporter.info) if plan.resume else None
     if found is None:
-        config = build(config_class, merge(plan.tree, plan.given))
+        config = _complete(plan, build(config_class, merge(plan.tree, plan.given)))
         check_new(plan.folder, plan.overwrite)
         return _Resolved(config, plan.folder, None, None)
     run, state = found
@@ -141,8 +141,15 @@ def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
     saved.config = to_tree(build(config_class, saved.config))
     base = plan.tree if plan.recipe_given else saved.config
     config = build(config_class, merge(base, plan.given))
+    config = _complete(plan, config) if plan.recipe_given else config
     check_same(run, saved, to_tree(config), free_keys(config_class))
     return _Resolved(config, run, state, saved)
+
+
+def _complete(plan: Plan, config: Any) -> Any:
+    """`config` with what is to be read from its data and from other checkpoints, if anything."""
+    module = options_module(plan.backend)
+    return module.completed(config) if hasattr(module, "completed") else config
 
 
 def _trainer(resolved: _Resolved, plan: Plan, device: str, reporter: Reporter) -> Trainer:

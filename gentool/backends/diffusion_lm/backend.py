@@ -16,6 +16,7 @@ from gentool.backends.diffusion_lm.algorithm import (
     training_loss,
 )
 from gentool.backends.diffusion_lm.bound import bound
+from gentool.backends.diffusion_lm.control import ControlNll, steering
 from gentool.backends.diffusion_lm.infill import Infill, parse
 from gentool.backends.diffusion_lm.network import DiffusionTransformer
 from gentool.data.holdout import text_train_and_validation
@@ -117,11 +118,13 @@ class Backend:
         *,
         w: Tensor | None = None,
         known: Tensor | None = None,
+        control_nll: ControlNll | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One row of tokens for each generator in `rng`: ids [B, L], and by how much the token of
         each position leads the second in log-probability, [B, L], on the CPU.
 
-        w [B, L] with known [B, L]: tokens that are given; the others become words.
+        w [B, L] with known [B, L]: tokens that are given; the others become words. control_nll:
+        what the rows are steered by; `sample` is a SampleConfig.
         Raises UsageError for what this model cannot do.
         """
         sample.check(self.chain.T)
@@ -134,7 +137,15 @@ class Backend:
         chain = self.chain.respaced(sample.steps, sample.spacing)
         denoise = denoiser(self._model_fn(network), E, chain, clamp=sample.clamp, known=known, w=w)
         x = rng.normal(self.length, self.config.model.embedding).to(device)
-        x = walk(denoise, x, chain, rng, sample, variance="fixed_small", on_step=on_step)
+        steer = None
+        if control_nll and isinstance(sample, SampleConfig):
+            steer = steering(
+                control_nll, chain, guidance_scale=sample.guidance_scale, fluency=sample.fluency,
+                steps=sample.control_steps, rate=sample.control_rate,
+            )  # fmt: skip
+        x = walk(
+            denoise, x, chain, rng, sample, variance="fixed_small", steer=steer, on_step=on_step
+        )
         logits = rounding_logits(x, E, bias)
         if known is not None:  # a blank is filled with words: the end of the sentence is given
             logits = logits.masked_fill(~self._words.to(device), -torch.inf)
