@@ -13,7 +13,9 @@ BACKENDS = {
     "ddpm": "gentool.backends.ddpm",
     "diffusion-lm": "gentool.backends.diffusion_lm",
 }
-HELPERS: dict[str, str] = {}
+HELPERS = {
+    "judge": "gentool.evaluate.judge",
+}
 # Formats of other libraries that checkpoints are converted from and to.
 FORMATS = {
     "diffusers": "gentool.backends.ddpm.diffusers",

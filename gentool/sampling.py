@@ -87,7 +87,7 @@ def draw_texts(
     With settings.mbr above 1 each is the one of so many candidates that is most like the others.
     """
     if settings.mbr > 1:
-        _sentence_bleu()  # is it there? Not to be found out after all that drawing
+        sentence_bleu_for("--mbr")  # is it there? Not to be found out after all that drawing
     done = [0] * settings.mbr
     tell = how.pop("progress", lambda done, total: None)
 
@@ -120,7 +120,7 @@ def draw_texts(
 def most_alike(candidates: Sequence[Sequence[int]]) -> int:
     """Minimum Bayes risk: the number of the candidate with the greatest BLEU against the others, on
     average. Candidates are tokens, as a language without spaces has no words to count."""
-    bleu = _sentence_bleu()
+    bleu = sentence_bleu_for("--mbr")
     texts = [" ".join(map(str, ids)) for ids in candidates]
     scores = [
         sum(bleu(mine, [other], tokenize="none").score for other in texts[:i] + texts[i + 1 :])
@@ -129,12 +129,13 @@ def most_alike(candidates: Sequence[Sequence[int]]) -> int:
     return max(range(len(texts)), key=scores.__getitem__)
 
 
-def _sentence_bleu() -> Callable[..., Any]:
+def sentence_bleu_for(what: str) -> Callable[..., Any]:
+    """sacrebleu's sentence BLEU. Raises UsageError, naming `what`, where that is not installed."""
     try:
         from sacrebleu import sentence_bleu
     except ImportError:
         raise UsageError(
-            "--mbr needs sacrebleu, which is not installed", "pip install 'gentool[eval]'"
+            f"{what} needs sacrebleu, which is not installed", "pip install 'gentool[eval]'"
         ) from None
     return sentence_bleu
 

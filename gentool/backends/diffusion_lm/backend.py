@@ -1,6 +1,6 @@
 """diffusion-lm for the shared layers: the only file that sees both algorithm and network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from gentool.backends.diffusion_lm.algorithm import (
     rounding_logits,
     training_loss,
 )
+from gentool.backends.diffusion_lm.bound import bound
 from gentool.backends.diffusion_lm.infill import Infill, parse
 from gentool.backends.diffusion_lm.network import DiffusionTransformer
 from gentool.data.holdout import text_train_and_validation
@@ -30,7 +31,9 @@ from gentool.protocol import Batch, Line
 from gentool.rng import BatchRng
 from gentool.tokenizers import Tokenizer
 
-TIE = 0.1  # a token leads by less than this in log-probability: it could as well be the second
+# A token that leads by less than this in log-probability could as well be the second: a report on
+# the model's rounding. (What may turn with the batch size is a tie within 1e-4.)
+TIE = 0.1
 CLOSE = 0.05  # embeddings nearer to one another than this share of their norm have collapsed
 
 
@@ -140,6 +143,23 @@ class Backend:
         if known is not None and w is not None:
             ids, margins = torch.where(known, w, ids), margins.masked_fill(known, torch.inf)
         return ids.cpu(), margins.cpu()
+
+    @torch.no_grad()
+    def bound(
+        self, network: nn.Module, examples: Sequence[Row], rng: BatchRng, sample: DecodeConfig
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The terms of the bound on -log p(w): (which part it belongs to, bits of each row [B]),
+        one call of the network and one draw of noise for each step.
+
+        With fewer steps than the chain's T it is the bound of that shorter chain.
+        """
+        sample.check(self.chain.T)
+        network.eval()
+        E, bias = network.get_parameter("embedding.weight"), network.get_parameter("bias")
+        w = torch.tensor([example.ids for example in examples], device=E.device)
+        chain = self.chain.respaced(sample.steps, sample.spacing)
+        denoise = denoiser(self._model_fn(network), E, chain, clamp=sample.clamp)
+        return bound(denoise, E, bias, w, chain, self.chain.alpha_bar[0], rng)
 
     def line(self, ids: Tensor, margin: Tensor) -> Line:
         """A row of `draw` as text: its words up to the end of the sentence."""
