@@ -9,6 +9,7 @@ from gentool.cli import options
 from gentool.cli.console import console
 from gentool.cli.options import value
 from gentool.cli.sample_text import Out
+from gentool.cli.tracing import Trace, tracing
 from gentool.errors import BadDataError, UsageError
 from gentool.registry import options_module
 
@@ -30,6 +31,7 @@ def decode_text(
     ] = 1,
     seed: options.Seed = 0,
     out: Out = "-",
+    trace: Trace = None,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
     precision: options.Precision = None,
@@ -50,16 +52,20 @@ def decode_text(
         raise UsageError(f"--on-error is skip or stop, got {on_error!r}")
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.outputs import text_file
+    from gentool.render.traces import check_trace_target
     from gentool.sampling import fill_lines, sample_settings, words
     from gentool.streams import stream_any_lines
 
+    if trace:
+        check_trace_target(trace)
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
     section = options_module(backend).DecodeConfig
     chosen = sample_settings(loaded, settings, section)
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
     bad = n = 0
-    how = {"batch_size": batch_size, "device": device, "precision": precision}
-    with text_file(out) as file:
+    how: dict[str, Any] = {"batch_size": batch_size, "device": device, "precision": precision}
+    tracer = tracing(trace, "decode", loaded, chosen, seed)
+    with text_file(out) as file, tracer as how["recorder"]:
         lines = stream_any_lines(inputs or "-")
         for number, texts in fill_lines(loaded, lines, seed, chosen, num, **how):
             if isinstance(texts, BadDataError):
