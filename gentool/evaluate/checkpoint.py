@@ -24,6 +24,7 @@ Metric = Callable[[Request], list[Figure]]
 METRICS: dict[str, dict[str, Metric]] = {
     "images": {"loss": loss, "bpd": images.bound, "scenes": images.scenes},
     "text": {"loss": loss, "scenes": texts.scenes, "diversity": texts.diversity},
+    "pairs": {"loss": loss},
 }
 SLOW = ("bpd",)  # a call of the network per step and example: measured when asked for
 
@@ -33,7 +34,7 @@ def measure(request: Request, names: Sequence[str]) -> list[Figure]:
 
     Raises UsageError for an unknown metric.
     """
-    metrics = dict(METRICS[request.kind])
+    metrics = dict(METRICS[request.kind if request.draws else "pairs"])
     is_scenes = "scenes" in request.loaded.config.data.spec
     for name in names:
         if name not in metrics:
