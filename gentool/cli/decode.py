@@ -12,8 +12,9 @@ from gentool.cli.decode_text import decode_text
 from gentool.cli.options import value
 from gentool.cli.pictures import Out, with_blanks, write
 from gentool.cli.tracing import Trace, tracing
+from gentool.cli.translate import translate
 from gentool.errors import BadDataError, UsageError
-from gentool.registry import BACKENDS, options_module
+from gentool.registry import BACKENDS, draws, options_module
 
 app = group("Turn input lines into outputs, in order; edit pictures.")
 
@@ -134,13 +135,19 @@ def decode(
         )
 
 
+def _command(backend: str) -> Any:
+    """What decoding is for a backend: drawing pictures, filling blanks, making text of text."""
+    if options_module(backend).KIND == "images":
+        return decode
+    return decode_text if draws(backend) else translate
+
+
 for _backend in BACKENDS:
-    _module = options_module(_backend)
     add_command(
         app,
         _backend,
-        decode if _module.KIND == "images" else decode_text,
+        _command(_backend),
         backend=_backend,
-        section=_module.DecodeConfig,
+        section=options_module(_backend).DecodeConfig,
         panel=f"{_backend} (default: the checkpoint's)",
     )

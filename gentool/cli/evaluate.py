@@ -11,7 +11,7 @@ from gentool.cli.console import console
 from gentool.cli.options import value
 from gentool.errors import UsageError
 from gentool.evaluate.figures import Figure, check_gates, parse_gate
-from gentool.registry import BACKENDS, options_module
+from gentool.registry import BACKENDS, draws, options_module
 
 app = group("Measure a checkpoint, or files.")
 
@@ -134,7 +134,7 @@ for _backend in BACKENDS:
         _backend,
         evaluate,
         backend=_backend,
-        section=_module.SampleConfig,
+        section=_module.SampleConfig if draws(_backend) else _module.DecodeConfig,
         panel=f"{_backend} sampling (default: the checkpoint's)",
         **({} if _module.KIND == "text" else {"judge": None}),
     )

@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from gentool.cli import options
-from gentool.cli.commands import add_command, group
+from gentool.cli.commands import CONTEXT, add_command, group
 from gentool.cli.console import console
 from gentool.cli.options import value
 from gentool.cli.pictures import Out, write
 from gentool.cli.sample_text import sample_text
 from gentool.cli.tracing import Trace, tracing
 from gentool.errors import UsageError
-from gentool.registry import BACKENDS, options_module
+from gentool.registry import BACKENDS, draws, options_module
 
 app = group("Draw samples from a trained model.")
 
@@ -113,7 +113,24 @@ def sample(
         write(batches, (len(indices), *shape), target, facts if as_json else None, columns)
 
 
+def _refuse(backend: str) -> None:
+    """Register `gentool sample` for a backend that draws nothing: to say what to type instead."""
+
+    def refuse() -> None:
+        raise UsageError(
+            f"{backend} draws nothing: it makes each output of an input",
+            f"use decode: gentool decode {backend} --help",
+        )
+
+    told = f"Nothing to draw: use gentool decode {backend}, not gentool sample {backend}."
+    context = CONTEXT | {"ignore_unknown_options": True, "allow_extra_args": True}
+    app.command(backend, help=told, hidden=True, context_settings=context)(refuse)
+
+
 for _backend in BACKENDS:
+    if not draws(_backend):
+        _refuse(_backend)
+        continue
     _module = options_module(_backend)
     add_command(
         app,
