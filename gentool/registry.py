@@ -12,6 +12,7 @@ from gentool.errors import UsageError, nearest
 BACKENDS = {
     "ddpm": "gentool.backends.ddpm",
     "diffusion-lm": "gentool.backends.diffusion_lm",
+    "mask-predict": "gentool.backends.mask_predict",
 }
 HELPERS = {
     "diffusion-lm-control": "gentool.backends.diffusion_lm.classifier",
@@ -29,6 +30,12 @@ def options_module(name: str) -> Any:
     if name not in trained:
         raise UsageError(f"unknown backend {name!r}", nearest(name, trained))
     return importlib.import_module(trained[name])
+
+
+def draws(name: str) -> bool:
+    """Whether the backend draws samples; one without a SampleConfig only makes outputs of inputs,
+    `gentool decode`."""
+    return hasattr(options_module(name), "SampleConfig")
 
 
 def backend_class(name: str) -> Any:

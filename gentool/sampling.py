@@ -15,6 +15,7 @@ from gentool.errors import BadDataError, UsageError
 from gentool.protocol import Line
 from gentool.rng import BatchRng
 from gentool.settings import Tree, build, merge
+from gentool.trace import Look, Recorder
 
 Item = TypeVar("Item")
 
@@ -52,23 +53,28 @@ def draw_samples(
     device: str = "auto",
     precision: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    recorder: Recorder | None = None,
 ) -> Iterator[tuple[Sequence[int], Any]]:
     """The samples `indices` of `seed`, batch by batch: (indices, what the backend's `draw` gives).
 
     given: what the backend's `draw` takes beside noise, a row for each of `indices`; shared: what
     it takes for all of them together. passes: times each step is walked. candidate: another draw of
     the same sample. precision None: fp32 on a CPU, `auto` elsewhere. progress is told of denoising
-    steps done.
+    steps done, recorder shown them; it is for one candidate of each sample.
     """
     chosen = pick_device(device)
     bf16 = use_bf16(precision or ("fp32" if chosen.type == "cpu" else "auto"), chosen)
     network = loaded.network.to(chosen)
     starts = range(0, len(indices), batch_size)
-    total, done = len(starts) * settings.steps * passes, 0
+    each = settings.steps * passes
+    total, done = len(starts) * each, 0
+    batch: Sequence[int] = ()
 
-    def on_step(*_: object) -> None:
+    def on_step(look: Look) -> None:
         nonlocal done
         done += 1
+        if recorder and candidate == 0:
+            recorder.step(batch, (done - 1) % each + 1, each, look)
         progress(done, total)
 
     for start in starts:
@@ -174,6 +180,8 @@ def fill_lines(
             "w": torch.tensor([job.w for _, job in todo]),
             "known": torch.tensor([job.known for _, job in todo]),
         }
+        if recorder := how.get("recorder"):
+            recorder.prompt = {number: str(line) for number, line in batch}.__getitem__
         for candidate in range(num):
             drawn = draw_samples(
                 loaded, indices, seed, settings, given=given, candidate=candidate, **how

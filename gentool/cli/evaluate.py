@@ -12,7 +12,7 @@ from gentool.cli.options import value
 from gentool.cli.sample_text import Classifier, Control
 from gentool.errors import UsageError
 from gentool.evaluate.figures import Figure, check_gates, parse_gate
-from gentool.registry import BACKENDS, options_module
+from gentool.registry import BACKENDS, draws, options_module
 
 app = group("Measure a checkpoint, or files.")
 
@@ -139,7 +139,7 @@ for _backend in BACKENDS:
         _backend,
         evaluate,
         backend=_backend,
-        section=_module.SampleConfig,
+        section=_module.SampleConfig if draws(_backend) else _module.DecodeConfig,
         panel=f"{_backend} sampling (default: the checkpoint's)",
         **({} if _module.KIND == "text" else dict.fromkeys(("judge", "control", "classifier"))),
     )

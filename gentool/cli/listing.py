@@ -8,7 +8,7 @@ import typer
 from gentool.cli import options
 from gentool.cli.console import console
 from gentool.errors import UsageError, nearest
-from gentool.registry import BACKENDS, HELPERS, options_module
+from gentool.registry import BACKENDS, HELPERS, draws, options_module
 from gentool.resources import shipped
 
 
@@ -66,7 +66,7 @@ def _checkpoints() -> dict[str, str]:
 
 def _samplers() -> dict[str, str]:
     users: dict[str, list[str]] = {}
-    for name in BACKENDS:
+    for name in filter(draws, BACKENDS):
         for field in options_module(name).SampleConfig.__dataclass_fields__.values():
             for choice in field.metadata["choices"] if field.name == "sampler" else ():
                 users.setdefault(choice, []).append(name)

@@ -82,7 +82,7 @@ class TextData:
 
     def __post_init__(self) -> None:
         _check_spec(self.spec, self.split)
-        if self.language != "en" and self.spec != ("scenes",):
+        if self.language != type(self).language and self.spec != ("scenes",):
             raise UsageError(
                 f"data.language = {self.language!r} is for scenes, data.spec is {list(self.spec)}"
             )
@@ -95,6 +95,21 @@ class TextData:
     def columns(self) -> list[str]:
         """The names of the columns by their roles, empty where there is none."""
         return [self.text_column, self.source_column, self.mr_column, *self.attributes]
+
+
+@dataclass
+class PairData(TextData):
+    """Which pairs of texts, a source and what it is made into. Raises UsageError."""
+
+    language: str = setting(
+        "en-zh", "of scenes: from which language into which", choices=("en-zh", "zh-en")
+    )
+    length: int = setting(256, "tokens of a source or target at the most, its end included", low=2)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layout == "block":
+            raise UsageError('data.layout = "block" is for single texts, these are pairs')
 
 
 def _check_spec(spec: tuple[str, ...], split: str) -> None:

@@ -140,16 +140,22 @@ def text_train_and_validation(config: TextData) -> tuple[Source[Text], Source[Te
     return Subset(source, trained, empty), Subset(source, sorted(held.tolist()))
 
 
-def training_texts(config: TextData) -> Iterator[str]:
+def training_texts(config: TextData, side: str) -> Iterator[str]:
     """The texts that a tokenizer is trained on: those of the training part, or the first of an
-    endless one. Unreadable ones are left out where `on_error` says so."""
+    endless one; of pairs the side `source`, `target`, or `both`. Unreadable ones are left out where
+    `on_error` says so."""
     source, _ = text_train_and_validation(config)
     for index in range(ENOUGH if source.size is None else source.size):
         try:
-            yield source[index].text
+            text = source[index]
         except BadDataError as error:
             if config.on_error == "stop":
                 raise BadDataError(str(error), ON_BAD) from error
+            continue
+        if side != "target" and text.source is not None:
+            yield text.source
+        if side != "source":
+            yield text.text
 
 
 def training_attributes(config: TextData) -> list[str]:

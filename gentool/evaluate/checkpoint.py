@@ -33,6 +33,7 @@ METRICS: dict[str, dict[str, Metric]] = {
         "control": texts.control,
         "bound": texts.bound,
     },
+    "pairs": {"loss": loss},
 }
 # Measured when asked for: a call of the network per step and example, or another package.
 SLOW = ("bpd", "bound", "self-bleu")
@@ -43,7 +44,7 @@ def measure(request: Request, names: Sequence[str]) -> list[Figure]:
 
     Raises UsageError for an unknown metric.
     """
-    metrics = dict(METRICS[request.kind])
+    metrics = dict(METRICS[request.kind if request.draws else "pairs"])
     is_scenes = "scenes" in request.loaded.config.data.spec
     for name in names:
         if name not in metrics:

@@ -15,6 +15,8 @@ KINDS = ("words", "unigram", "bpe", "char")
 LEAST_COVERAGE = 0.98  # that SentencePiece takes
 SPECIALS = ("pad", "unk", "bos", "eos", "mask")
 """Names of the tokens that no text contains. Their ids differ from tokenizer to tokenizer."""
+SOURCE, TARGET = "source", "target"
+"""Folders of the two tokenizers of pairs of texts, where each side has its own vocabulary."""
 
 
 class Tokenizer(Protocol):
@@ -53,6 +55,10 @@ def load(folder: Path) -> Tokenizer:
     """The tokenizer that `save` wrote to `folder`. Raises NotFoundError or BadCheckpointError."""
     from gentool.tokenizers.folder import Contents
 
+    if (folder / SOURCE).is_dir():
+        from gentool.tokenizers.sides import Sides
+
+        return Sides(load(folder / SOURCE), load(folder / TARGET))
     contents = Contents.read(folder)
     module, name = _CLASSES[contents.kind]
     try:
@@ -98,6 +104,12 @@ def train(
     from gentool.tokenizers import pieces
 
     return pieces.train(kind, texts, size, coverage, byte_fallback)
+
+
+def source_side(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer of the sources of pairs, given that of the targets: often the same one."""
+    found: Tokenizer = getattr(tokenizer, "source", tokenizer)
+    return found
 
 
 def pretrained(name: str, revision: str = "") -> Tokenizer:

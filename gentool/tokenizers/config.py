@@ -1,6 +1,6 @@
 """The `tokenizer` section of a recipe, and the tokenizer that it describes."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from gentool.errors import UsageError
 from gentool.settings import setting
 from gentool.tokenizers import KINDS, LEAST_COVERAGE, Tokenizer, load, pretrained, train
 from gentool.tokenizers.folder import ABOUT
+from gentool.tokenizers.sides import Sides
 
 
 @dataclass
@@ -32,20 +33,26 @@ class TokenizerConfig:
     byte_fallback: bool = setting(False, "bytes for characters without a piece, not unknown")
 
 
-def make(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
-    """The tokenizer of a new run: the one that is named, else trained on `texts`.
+@dataclass
+class PairTokenizerConfig(TokenizerConfig):
+    """How pairs of texts become tokens."""
+
+    vocabularies: str = setting(
+        "joint", "one for both sides, or one for each", choices=("joint", "separate")
+    )
+
+
+def make(config: TokenizerConfig, texts: Callable[[str], Iterable[str]]) -> Tokenizer:
+    """The tokenizer of a new run: the one that is named, else trained on `texts(side)`, of pairs
+    the `source`, the `target`, or `both`.
 
     Raises as `load`, `pretrained` and `train`.
     """
+    separate = isinstance(config, PairTokenizerConfig) and config.vocabularies == "separate"
     if not config.name:
-        return train(
-            config.kind,
-            texts,
-            config.size or None,
-            min_count=config.min_count,
-            coverage=config.coverage,
-            byte_fallback=config.byte_fallback,
-        )
+        sides = ("source", "target") if separate else ("both",)
+        trained = [_train(config, texts(side)) for side in sides]
+        return Sides(*trained) if separate else trained[0]
     if config.kind == "huggingface" and not (Path(config.name) / ABOUT).is_file():
         return pretrained(config.name, config.revision)
     found = load(Path(config.name))
@@ -54,4 +61,21 @@ def make(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
             f"tokenizer.name {config.name} is of kind {found.kind}, not {config.kind}",
             f"--set tokenizer.kind={found.kind}",
         )
+    if isinstance(found, Sides) != separate:
+        is_ = "separate" if isinstance(found, Sides) else "joint"
+        raise UsageError(
+            f"tokenizer.name {config.name} has {is_} vocabularies",
+            f"--set tokenizer.vocabularies={is_}",
+        )
     return found
+
+
+def _train(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
+    return train(
+        config.kind,
+        texts,
+        config.size or None,
+        min_count=config.min_count,
+        coverage=config.coverage,
+        byte_fallback=config.byte_fallback,
+    )

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ def _backend(resolved: _Resolved, plan: Plan) -> Any:
             raise UsageError("--init keeps the checkpoint's tokenizer", "drop --set tokenizer.…")
         tokenizer = find_tokenizer(str(find_checkpoint(plan.init, plan.backend)))
     else:
-        tokenizer = make(config.tokenizer, training_texts(config.data))
+        tokenizer = make(config.tokenizer, partial(training_texts, config.data))
     return make_backend(config, tokenizer)
 
 

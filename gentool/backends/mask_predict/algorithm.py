@@ -1,0 +1,126 @@
+"""Mask-Predict (Ghazvininejad et al. 2019): train to fill masks, decode by masking what is unsure.
+
+A target of N tokens, the end of the sentence among them, is a row of ids [B, L], padded. The model
+is P(Y_mask | Y_obs, X): `model_fn(ids, is_masked)` gives logits for the masked positions of ids
+[B, L] alone, [n_masked, V], row by row. It has the source X from whoever made it.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ModelFn = Callable[[Tensor, Tensor], Tensor]
+OnStep = Callable[[int, Tensor, Tensor, Tensor], None]
+"""Is told of each pass: its number t, the ids [B, L] after it, their probabilities [B, L], and
+which were masked before it, bool [B, L]."""
+
+SHORTEST = 2  # length of a hypothesis, as in the authors' code: a token and the end
+
+
+def masked_positions(N: Tensor, L: int, u: Tensor, order: Tensor) -> Tensor:
+    """Which of N [B] tokens to mask in training, bool [B, L]: n of them, n uniform in 1..N.
+
+    u [B] and order [B, L or more]: uniform in [0, 1). They choose n, and the n positions, those of
+    least `order`. (The authors' code never masks all N: its bound is exclusive.)
+    """
+    n = (u * N + 1).long().clamp(max=N)
+    is_token = torch.arange(L) < N[:, None]
+    return least(order[:, :L].masked_fill(~is_token, torch.inf), n)
+
+
+def training_loss(
+    logits: Tensor,
+    length_logits: Tensor,
+    ids: Tensor,
+    is_masked: Tensor,
+    N: Tensor,
+    smoothing: float = 0.1,
+) -> dict[str, Tensor]:
+    """The terms of the loss, [B] each: cross-entropy of the masked tokens, smoothed, and of the
+    length.
+
+    logits [n_masked, V] and length_logits [B, L_max + 1]: what the model makes of the masked
+    targets; ids [B, L]: the targets; is_masked bool [B, L]; N [B].
+
+    As in the authors' code both are sums, divided by the masked tokens of the batch: their means
+    over B are what is minimised.
+    """
+    nll = F.cross_entropy(
+        logits.float(), ids[is_masked], reduction="none", label_smoothing=smoothing
+    )
+    rows = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids)[is_masked]
+    per_row = torch.zeros(len(ids), device=ids.device).index_add(0, rows, nll)
+    share = len(ids) / is_masked.sum()
+    length = F.cross_entropy(length_logits.float(), N, reduction="none")
+    return {"tokens": share * per_row, "length": share * length}
+
+
+def likely_lengths(length_logits: Tensor, beam: int) -> Tensor:
+    """The `beam` most likely target lengths, [B, beam], of length_logits [B, L_max + 1]."""
+    return length_logits.topk(beam, dim=1).indices.clamp(min=SHORTEST)
+
+
+def gold_lengths(N: Tensor, beam: int, longest: int) -> Tensor:
+    """The `beam` lengths around those of the references, N [B], in place of predicted ones."""
+    around = torch.arange(beam, device=N.device) - (beam - 1) // 2
+    return (N[:, None] + around).clamp(min=SHORTEST, max=longest)
+
+
+@torch.no_grad()
+def mask_predict(
+    model_fn: ModelFn,
+    N: Tensor,
+    T: int,
+    mask_id: int,
+    pad_id: int,
+    on_step: OnStep | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The decoding algorithm (section 3.1): ids [B, L] of N [B] tokens after T passes, and the log
+    probability with which each was last predicted, [B, L], 0 at the padding."""
+    L = int(N.max())
+    is_token = torch.arange(L, device=N.device) < N[:, None]
+    log_p = torch.zeros(len(N), L, device=N.device)
+    ids = torch.full((len(N), L), pad_id, device=N.device)
+    is_masked = is_token
+    for t in range(T):
+        if t:
+            is_masked = least(log_p.masked_fill(~is_token, torch.inf), n_masked(N, t, T))
+        ids = ids.masked_fill(is_masked, mask_id)
+        # What is not masked keeps its token, and the probability it had when it was predicted.
+        ids[is_masked], log_p[is_masked] = most_likely(model_fn(ids, is_masked))
+        if on_step:
+            on_step(t, ids, log_p.exp(), is_masked)
+    return ids, log_p
+
+
+def n_masked(N: Tensor, t: int, T: int) -> Tensor:
+    """How many of N tokens are masked before pass t = 1..T-1: N (T - t) / T, at least one.
+
+    In whole numbers: in floating point 10 (10 - 8) / 10 is 1.999….
+    """
+    return (N * (T - t) // T).clamp(min=1)
+
+
+def least(values: Tensor, n: Tensor) -> Tensor:
+    """The n [B] least of values [B, L], bool [B, L]; of equal ones the first."""
+    rank = values.argsort(dim=1, stable=True).argsort(dim=1)
+    return rank < n[:, None]
+
+
+def most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The most likely token of logits [n, V] and its log probability, [n] each, in fp32.
+
+    From what all others have together, so that even tokens of which the model is all but certain
+    can be told apart: 1 - 1e-9 is 1 in fp32.
+    """
+    logits = logits.float()
+    best, ids = logits.max(dim=1)
+    others = (logits - best[:, None]).exp().scatter(1, ids[:, None], 0).sum(dim=1)
+    return ids, -others.log1p()
+
+
+def score(log_p: Tensor, N: Tensor) -> Tensor:
+    """By which hypotheses of different lengths are compared: their mean log probability, [B]."""
+    return log_p.sum(dim=1) / N
