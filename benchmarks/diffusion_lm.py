@@ -23,6 +23,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from results import append
+from timing import alternate, synchronize
 from torch import Tensor
 
 from gentool.backends.diffusion_lm import ModelConfig
@@ -334,25 +335,6 @@ def control(loaded: Loaded, options: Any) -> Figures:
         right = [len(loaded.tokenizer.encode(text)) == length for text in texts]  # type: ignore
         measure(f"length {length}", texts, {"length": sum(right) / len(right)})
     return figures
-
-
-def alternate(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The median seconds of each side, all taken in turns after a warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(repeats + 1):
-        for name, run in sides.items():
-            synchronize()
-            started = time.perf_counter()
-            run()
-            synchronize()
-            if turn:
-                times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 PARTS: dict[str, Callable[[Loaded, Any], Figures]] = {
