@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gentool.errors import UsageError
 from gentool.settings import setting
@@ -30,6 +31,12 @@ class TokenizerConfig:
         high=1.0,
     )
     byte_fallback: bool = setting(False, "bytes for characters without a piece, not unknown")
+
+
+def has_tokens(config: Any) -> bool:
+    """Whether models of a backend's configuration have a tokenizer; one that has the section may
+    say that it is not in use."""
+    return bool(getattr(config, "has_tokens", hasattr(config, "tokenizer")))
 
 
 def make(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
