@@ -12,8 +12,11 @@ from gentool.errors import UsageError, nearest
 BACKENDS = {
     "ddpm": "gentool.backends.ddpm",
     "diffusion-lm": "gentool.backends.diffusion_lm",
+    "mvtm": "gentool.backends.mvtm",
 }
-HELPERS: dict[str, str] = {}
+HELPERS = {
+    "vq": "gentool.tokenizers.vq",
+}
 # Formats of other libraries that checkpoints are converted from and to.
 FORMATS = {
     "diffusers": "gentool.backends.ddpm.diffusers",

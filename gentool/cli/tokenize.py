@@ -1,6 +1,8 @@
-"""`gentool tokenizer encode` and `decode`, lines in, lines out, as they come; and `show`."""
+"""`gentool tokenizer encode` and `decode`, lines in, lines out, as they come; `show`; and how
+those of pictures are trained."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,7 +11,8 @@ from gentool.cli import options
 from gentool.cli.console import console
 from gentool.cli.options import value
 from gentool.errors import BadDataError
-from gentool.resources import shipped
+from gentool.resources import read_recipe, shipped
+from gentool.settings import merge, parse_assignment
 from gentool.streams import place, stream_lines
 
 if TYPE_CHECKING:
@@ -82,12 +85,10 @@ def show(
     gentool tokenizer show words
     gentool tokenizer show runs/mine -n 1000 --json
     """
-    from gentool.tokenizers import SPECIALS
-
     found = find(tokenizer)
     tokens = [found.token(id) for id in range(min(num, found.size))]
     described = facts(found) | {
-        "specials": {name: found.special(name) for name in SPECIALS},
+        "specials": dict(found.specials),
         "tokens": tokens,
     }
     if as_json:
@@ -96,6 +97,21 @@ def show(
     for name, fact in described.items():
         plain = fact if isinstance(fact, str) else json.dumps(fact, ensure_ascii=False)
         console.result(f"{name:10} {plain}")
+
+
+def train_vq(data: list[str], out: Path, size: int | None, assign: list[str]) -> None:
+    """`gentool tokenizer train --kind vq`: the run that `gentool train vq` makes."""
+    from gentool.training import start
+
+    given: dict[str, Any] = {"data": {"spec": data}}
+    for text in assign:
+        given = merge(given, parse_assignment(text))
+    if size:
+        given = merge(given, {"model": {"codes": size}})
+    name, tree = read_recipe("vq-scenes")
+    del tree["backend"]
+    plan = start.Plan("vq", name, tree, given, recipe_given=False, out=out)
+    start.train(plan, "auto", None, None, console)
 
 
 def facts(tokenizer: "Tokenizer") -> dict[str, Any]:

@@ -32,6 +32,16 @@ class TokenizerConfig:
     byte_fallback: bool = setting(False, "bytes for characters without a piece, not unknown")
 
 
+@dataclass
+class PictureTokens:
+    """How pictures become tokens."""
+
+    image: str = setting(
+        "", "run or checkpoint whose image tokenizer is taken; empty: one is trained first"
+    )
+    recipe: str = setting("vq-scenes", "recipe of the image tokenizer that is trained first")
+
+
 def make(config: TokenizerConfig, texts: Iterable[str]) -> Tokenizer:
     """The tokenizer of a new run: the one that is named, else trained on `texts`.
 

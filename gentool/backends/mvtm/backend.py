@@ -1,0 +1,227 @@
+"""mvtm for the shared layers: the only file that sees both the algorithm and the network."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentool.backends.mvtm import Config, DecodeConfig, SampleConfig
+from gentool.backends.mvtm.algorithm import (
+    OnStep,
+    decode,
+    grow,
+    guidance,
+    guided,
+    halton,
+    lowest,
+    random_mask,
+    training_loss,
+)
+from gentool.backends.mvtm.network import MaskedTransformer
+from gentool.data.holdout import train_and_validation
+from gentool.data.images import Picture, picture
+from gentool.data.source import Data, Example, Source
+from gentool.errors import BadDataError, UsageError
+from gentool.protocol import Batch
+from gentool.render import grid, to_uint8
+from gentool.rng import BatchRng
+from gentool.tokenizers.pictures import PictureTokenizer
+
+Logits = Callable[[Tensor, Tensor], Tensor]
+
+
+class Backend:
+    """Implements gentool.protocol.Backend, and `draw` for the image verbs."""
+
+    def __init__(self, config: Config, tokenizer: PictureTokenizer) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        self.image = tokenizer.image
+        self.shape = self.image.shape
+        _check(config, self.shape)
+        self.K, self.N = self.image.size, self.image.length
+        # The vocabulary: codes, classes, the class that stands for none, and the mask, the last.
+        classes = config.model.classes
+        self.vocabulary = self.K + classes + bool(classes and config.masking.drop_condition) + 1
+        self.mask = self.vocabulary - 1
+
+    def network(self) -> nn.Module:
+        length = self.N + bool(self.config.model.classes)
+        return MaskedTransformer(self.config.model, self.vocabulary, length)
+
+    def sources(self) -> tuple[Data, Source]:
+        sources = train_and_validation(self.config.data)
+        classes, found = self.config.model.classes, len(sources[0].labels)
+        if classes and classes != found:
+            raise UsageError(
+                f"model.classes is {classes}, the data have {found or 'no'} classes",
+                f"--set model.classes={found}",
+            )
+        return sources
+
+    def prepare(
+        self, source: Source[Example], index: int, rng: torch.Generator, augment: bool
+    ) -> Picture:
+        return picture(source, index, self.config.data, rng, augment)
+
+    def collate(self, examples: Sequence[Picture], rng: BatchRng) -> Batch:
+        masking = self.config.masking
+        x = torch.stack([example.image for example in examples])
+        r, scores = rng.uniform(), rng.uniform(self.N)
+        batch = {"x": x, "hidden": random_mask(r, scores, masking.schedule)}
+        if self.config.model.classes:
+            y = torch.tensor([_label(example) for example in examples])
+            dropped = rng.uniform() < masking.drop_condition
+            batch["class"] = torch.where(dropped, self.null_class, y)
+        return batch
+
+    def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
+        y = self.image.encode(batch["x"])  # [B, N]
+        model_fn = self._model_fn(network, batch.get("class"))
+        smoothing = self.config.masking.label_smoothing
+        return {"nll": training_loss(model_fn, y, batch["hidden"], self.mask, smoothing)}
+
+    def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
+        return {}, ""
+
+    def preview(
+        self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
+    ) -> None:
+        rng = BatchRng.for_samples(0, range(16))
+        y = torch.arange(16) % self.config.model.classes if self.config.model.classes else None
+        images = self.draw(network, rng, self.config.sample, lambda *_: poll(), y=y)
+        grid(to_uint8(images)).save(folder / f"{stem}.png")
+
+    @property
+    def null_class(self) -> int:
+        """The class that stands for none, in training where one was dropped."""
+        return self.config.model.classes
+
+    def no_class(self) -> int:
+        """`null_class`, to draw with. Raises UsageError for a model that was never taught it."""
+        if self.config.model.classes and not self.config.masking.drop_condition:
+            raise UsageError(
+                "this model was trained with a class for every image (masking.drop_condition 0): "
+                "it cannot draw or guide without one",
+                "name a class, and no guidance scale but 1",
+            )
+        return self.null_class
+
+    @torch.no_grad()
+    def draw(
+        self,
+        network: nn.Module,
+        rng: BatchRng,
+        sample: SampleConfig,
+        on_step: OnStep | None = None,
+        *,
+        y: Tensor | None = None,
+        x_0: Tensor | None = None,
+        hole: Tensor | None = None,
+    ) -> Tensor:
+        """One image for each generator in `rng`: float32 [B, C, H, W] in [-1, 1], on the CPU.
+
+        y: classes [B]; none draws without one. x_0 [B, C, H, W] with hole [B, 1, H, W]: an image to
+        keep but for the hole, in which `strength` of the tokens are drawn; `sample` is a
+        DecodeConfig. Raises UsageError for what this model cannot do.
+        """
+        self._check_sample(sample, y)
+        network.eval()
+        device = next(network.parameters()).device
+        tokens = torch.full((len(rng), self.N), self.mask)
+        if x_0 is not None and hole is not None:
+            assert isinstance(sample, DecodeConfig)
+            tokens = self.image.encode(x_0.to(device)).cpu()
+            tokens[self._hidden(hole, sample.strength, rng)] = self.mask
+        ids = decode(
+            self._guided(network, y, len(rng), sample),
+            tokens.to(device),
+            rng,
+            K=self.K,
+            mask=self.mask,
+            steps=sample.steps,
+            choice_temperature=sample.choice_temperature,
+            temperature=sample.temperature,
+            top_p=sample.top_p,
+            order=halton(self.image.side) if sample.order == "halton" else None,
+            on_step=on_step,
+        )
+        x = self.image.decode(ids).float().cpu()
+        if x_0 is not None and hole is not None and isinstance(sample, DecodeConfig):
+            x = torch.where(hole, x, x_0) if sample.blend else x
+        return x
+
+    def _hidden(self, hole: Tensor, strength: float, rng: BatchRng) -> Tensor:
+        """The tokens [B, N] of an edit to draw anew: those that hole [B, 1, H, W] touches and their
+        neighbours, which the encoder told of what was there; a random share of them."""
+        touched = F.max_pool2d(hole.float(), self.image.model.factor)[:, 0] > 0  # [B, h, w]
+        region = grow(touched).flatten(1)
+        scores = rng.uniform(self.N).masked_fill(~region, torch.inf)
+        n = (strength * region.sum(dim=1)).round().long()
+        return lowest(scores, n)
+
+    def _guided(
+        self, network: nn.Module, y: Tensor | None, n: int, sample: SampleConfig
+    ) -> Callable[[Tensor, Tensor, float], Tensor]:
+        """The network under n conditions y [n] with guidance; without y under none."""
+        if not self.config.model.classes:
+            plain = self._model_fn(network, None)
+            return lambda ids, hidden, done: plain(ids, hidden)
+        device = next(network.parameters()).device
+        null = torch.full((n,), self.null_class, device=device)
+        if y is None or sample.guidance_scale == 1.0:
+            one = self._model_fn(network, null if y is None else y.to(device))
+            return lambda ids, hidden, done: one(ids, hidden)
+        two = self._model_fn(network, torch.cat([y.to(device), null]))
+
+        def both(ids: Tensor, hidden: Tensor, done: float) -> Tensor:
+            logits = two(torch.cat([ids, ids]), torch.cat([hidden, hidden]))
+            scale = guidance(sample.guidance_scale, sample.guidance_schedule, done)
+            logits_c, logits_u = logits.chunk(2)
+            return guided(logits_c, logits_u, scale)
+
+        return both
+
+    def _model_fn(self, network: Callable[..., Tensor], y: Tensor | None) -> Logits:
+        """The network, told the classes y [B] as a token before the picture's."""
+        if y is None:
+            return network
+        condition = (self.K + y)[:, None]
+        return lambda ids, hidden: network(torch.cat([condition, ids], dim=1), hidden)
+
+    def _check_sample(self, sample: SampleConfig, y: Tensor | None) -> None:
+        if y is None and sample.guidance_scale != 1.0:
+            raise UsageError(
+                f"--guidance-scale {sample.guidance_scale} without a class to guide to",
+                "--class NAME" if self.config.model.classes else "this model knows no classes",
+            )
+        if y is None or sample.guidance_scale != 1.0 or bool((y == self.null_class).any()):
+            self.no_class()
+
+
+def _label(example: Picture) -> int:
+    if example.label is None:
+        raise BadDataError(f"{example.key} has no class", "model.classes = 0 trains without")
+    return example.label
+
+
+def _check(config: Config, shape: tuple[int, int, int]) -> None:
+    """Raise UsageError for settings that do not fit together, naming them."""
+    C, side, _ = shape
+    for name, here, theirs in (
+        ("image_size", config.data.image_size, side),
+        ("channels", config.data.channels, C),
+    ):
+        if here != theirs:
+            raise UsageError(
+                f"data.{name} is {here}, the image tokenizer was trained with {theirs}",
+                f"--set data.{name}={theirs}",
+            )
+    guides = config.model.classes and config.masking.drop_condition
+    if config.sample.guidance_scale != 1.0 and not guides:
+        raise UsageError(
+            f"sample.guidance_scale {config.sample.guidance_scale} needs a model that is taught "
+            "classes and their absence",
+            "model.classes and masking.drop_condition above 0",
+        )
