@@ -12,6 +12,7 @@ from gentool.tokenizers.config import PictureTokens
 from gentool.training.config import TrainConfig
 
 KIND = "images"  # what it makes
+TOKENS = True  # of which it makes them
 
 
 @dataclass
