@@ -23,6 +23,7 @@ from gentool.backends.mvtm.algorithm import (
     training_loss,
 )
 from gentool.backends.mvtm.network import MaskedTransformer
+from gentool.nn.text import TextEncoder
 from gentool.rng import BatchRng, torch_seed
 from gentool.settings import build
 
@@ -277,8 +278,10 @@ def test_the_loss_is_of_masked_tokens_and_each_picture_counts_alike():
 
 def network(**model: object) -> MaskedTransformer:
     settings = {"hidden": 32, "layers": 2, "heads": 4, "feed_forward": 64, "dropout": 0.0}
+    config = build(ModelConfig, settings | model)
     with torch_seed("test"):
-        return MaskedTransformer(build(ModelConfig, settings | model), MASK + 1, 17).eval()
+        text = TextEncoder(config.text, 10) if config.text.encoder != "none" else None
+        return MaskedTransformer(config, MASK + 1, 17, text).eval()
 
 
 def test_at_first_it_knows_nothing():
@@ -306,29 +309,34 @@ def test_every_token_sees_every_other(pre_norm):
 
 def test_logits_are_of_masked_positions_alone_and_the_class_stands_before():
     model = network()
-    ids = torch.randint(K, (2, 17), generator=torch.Generator().manual_seed(0))
-    everywhere = model(ids, torch.ones(2, 16, dtype=torch.bool)).view(2, 16, -1)
+    ids = torch.randint(K, (2, 16), generator=torch.Generator().manual_seed(0))
+    first = torch.tensor([[K], [K + 1]])
+    everywhere = model(ids, torch.ones(2, 16, dtype=torch.bool), first).view(2, 16, -1)
     hidden = torch.zeros(2, 16, dtype=torch.bool)
     hidden[0, 3], hidden[1, 5] = True, True
     assert torch.allclose(
-        model(ids, hidden), torch.stack([everywhere[0, 3], everywhere[1, 5]]), atol=1e-6
+        model(ids, hidden, first), torch.stack([everywhere[0, 3], everywhere[1, 5]]), atol=1e-6
     )
-    alone = model(ids[:, 1:], hidden)  # without the class the picture's positions are the same
-    assert alone.shape == (2, MASK + 1) and not torch.allclose(alone, model(ids, hidden))
+    for other in (first.flip(0), None):
+        assert not torch.allclose(model(ids, hidden, other), model(ids, hidden, first))
 
 
-def test_padding_before_the_tokens_does_not_count():
-    model = network()
+def test_captions_stand_before_without_their_padding():
+    model = network(text={"encoder": "transformer", "length": 6, "width": 16, "heads": 2})
     ids = torch.randint(K, (2, 16), generator=torch.Generator().manual_seed(0))
     hidden = torch.ones(2, 16, dtype=torch.bool)
-    before, present = normal(2, 5, 32), torch.ones(2, 5, dtype=torch.bool)
-    present[0, 3:] = False
-    out = model(ids, hidden, before, present)
-    other = before.clone()
-    other[0, 3:] *= -5
-    assert torch.allclose(model(ids, hidden, other, present), out, atol=1e-6)
-    other[0, 1] *= -5
-    assert not torch.allclose(model(ids, hidden, other, present), out)
+    tokens = torch.tensor([[1, 4, 2, 0, 0, 0], [1, 4, 5, 6, 2, 0]])
+    mask = tokens > 0
+    out = model(ids, hidden, text=(tokens, mask)).view(2, 16, -1)
+    encoded = model.text(tokens, mask)  # once, for many steps
+    assert torch.equal(model(ids, hidden, text=encoded).view(2, 16, -1), out)
+    alone = model(ids[:1], hidden[:1], text=(tokens[:1], mask[:1]))
+    assert torch.allclose(alone, out[0], atol=1e-6)  # whatever captions are beside it
+    tokens[0, 4] = 5  # padding
+    assert torch.allclose(model(ids, hidden, text=(tokens, mask)).view(2, 16, -1), out, atol=1e-6)
+    tokens[0, 1] = 5
+    other = model(ids, hidden, text=(tokens, mask)).view(2, 16, -1)
+    assert not torch.allclose(other[0], out[0]) and torch.allclose(other[1], out[1], atol=1e-6)
 
 
 def test_a_region_grows_by_one_token():

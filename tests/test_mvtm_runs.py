@@ -112,7 +112,7 @@ def test_a_run_has_both_stages(run):
         "config.json", "model.safetensors", "README.md", "log.jsonl", "samples", "state",
         "tokenizer", "vq",
     }  # fmt: skip
-    assert states_of(run)[-1] == 60 and states_of(run / "vq")[-1] == 60
+    assert states_of(run)[-1] == 60 and states_of(run / "vq")[-1] == 40
     assert (run / "tokenizer/image/vq.safetensors").is_file()
     first, last = ([r["loss"] for r in log_of(run) if "loss" in r][i] for i in (0, -1))
     assert last < 0.8 * first
@@ -220,7 +220,7 @@ def test_a_dropped_condition_is_dropped_and_learned_from(loaded):
         for i in range(400)
     ]
     rng = BatchRng.for_samples(1, range(400))
-    shown = backend.collate(examples, rng)["class"]
+    shown = backend.collate(examples, rng)["y"]
     assert (shown == backend.null_class).float().mean() == pytest.approx(0.1, abs=0.05)
     labels = torch.tensor([example.label for example in examples])
     assert torch.equal(shown[shown != 3], labels[shown != 3])
@@ -309,7 +309,7 @@ def test_wrong_input(cli, both, run, tiny_run, tmp_path):
         ((*decode, "--image", tmp_path / "no.png", "--box", "0,0,2,2"), 3, "no such file"),
         (("sample", "mvtm", "-c", run, "--class", "ants"), 2, "no class 'ants'"),
         (("sample", "mvtm", "-c", run, "--steps", 0), 2, "--steps"),
-        (("sample", "mvtm", "-c", run, "--guidance-scale", 2), 2, "without a class"),
+        (("sample", "mvtm", "-c", run, "--guidance-scale", 2), 2, "without a class or caption"),
         (("sample", "mvtm", "-c", run, "--init-noise", "x.npy"), 2, "init-noise"),
         (("sample", "mvtm", "-c", tiny_run), 4, "is a ddpm checkpoint"),
         (("sample", "mvtm", "-c", run / "vq"), 4, "is a vq checkpoint"),

@@ -66,5 +66,5 @@ class Request:
             none = {"text_column": "", "mr_column": "", "attributes": ()} if is_text else {}
             chosen = replace(config, spec=("scenes",), split=split or "test", **none)
             return opened(chosen), chosen.split
-        language = {"language": "en"} if is_text else {}  # of scenes; other data have their own
-        return opened(replace(config, spec=(self.data,), split="train", **language)), "all"
+        # The language is that of scenes; other data have their own.
+        return opened(replace(config, spec=(self.data,), split="train", language="en")), "all"

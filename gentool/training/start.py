@@ -10,7 +10,12 @@ from typing import Any
 from accelerate import Accelerator
 
 from gentool.checkpoint.config import RunConfig, read_config
-from gentool.checkpoint.load import find_checkpoint, load_checkpoint
+from gentool.checkpoint.load import (
+    check_frozen_encoder,
+    find_checkpoint,
+    frozen_encoder,
+    load_checkpoint,
+)
 from gentool.checkpoint.state import State
 from gentool.checkpoint.tokenizer import find_tokenizer, read_tokenizer
 from gentool.data.holdout import training_texts
@@ -20,7 +25,7 @@ from gentool.errors import BadCheckpointError, UsageError
 from gentool.protocol import Reporter
 from gentool.registry import backend_class, options_module
 from gentool.settings import Tree, build, flatten, free_keys, merge, to_tree
-from gentool.tokenizers.config import PictureTokens, make
+from gentool.tokenizers.config import PictureTokens, has_tokens, make
 from gentool.tokenizers.pictures import PictureTokenizer
 from gentool.training import stages
 from gentool.training.loop import Limits, Trainer
@@ -203,7 +208,7 @@ def _backend(resolved: _Resolved, plan: Plan, dry: bool) -> Any:
     made from the texts. dry: the first stage may not have been trained."""
     config, make_backend = resolved.config, backend_class(plan.backend)
     tokenizer: Any
-    if not hasattr(config, "tokenizer"):
+    if not has_tokens(config):
         return make_backend(config)
     if resolved.run_config:
         tokenizer = read_tokenizer(resolved.run, resolved.run_config.data["tokenizer"])
@@ -214,7 +219,10 @@ def _backend(resolved: _Resolved, plan: Plan, dry: bool) -> Any:
     elif isinstance(config.tokenizer, PictureTokens):
         untrained = dry and not config.tokenizer.image
         tokenizer = PictureTokenizer(
-            stages.untrained(config) if untrained else stages.image_tokenizer(config, resolved.run)
+            stages.untrained(config) if untrained else stages.image_tokenizer(config, resolved.run),
+            make(text.tokenizer(config.tokenizer), training_texts(config.data))
+            if (text := config.model.text).encoder != "none"
+            else None,
         )
     else:
         tokenizer = make(config.tokenizer, training_texts(config.data))
@@ -230,6 +238,8 @@ def _new_run_config(plan: Plan, config: Any, trainer: Trainer) -> RunConfig:
     }
     if trainer.backend.tokenizer:
         data["tokenizer"] = trainer.backend.tokenizer.hash
+    if text_encoder := frozen_encoder(trainer.backend):
+        data["text_encoder"] = text_encoder
     return RunConfig(plan.backend, plan.recipe, to_tree(config), data)
 
 
@@ -257,6 +267,7 @@ def _check_data(run_config: RunConfig, trainer: Trainer) -> None:
             f"{trainer.source.fingerprint}, was {run_config.data['fingerprint']})",
             "put them back, or start a new run with --init",
         )
+    check_frozen_encoder(run_config, trainer.backend)
 
 
 def _restore(trainer: Trainer, state: State, run: Path) -> None:
@@ -277,7 +288,7 @@ def _initialise(trainer: Trainer, model: Any, plan: Plan, reporter: Reporter) ->
     """
     assert plan.init
     loaded = load_checkpoint(find_checkpoint(plan.init, plan.backend), plan.backend)
-    here, theirs = to_tree(model), to_tree(loaded.config.model)
+    here, theirs = flatten(to_tree(model)), flatten(to_tree(loaded.config.model))
     if differing := [key for key in theirs if theirs[key] != here[key] and key != "dropout"]:
         values = {key: json.dumps(theirs[key], separators=(",", ":")) for key in differing}
         raise BadCheckpointError(

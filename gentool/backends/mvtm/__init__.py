@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from gentool.data.config import ImageData
 from gentool.errors import UsageError
+from gentool.nn.config import TextConfig
 from gentool.settings import setting
 from gentool.tokenizers.config import PictureTokens
 from gentool.training.config import TrainConfig
@@ -27,8 +28,13 @@ class ModelConfig:
     norm_eps: float = setting(1e-12, "epsilon of each LayerNorm", low=0.0)
     pre_norm: bool = setting(False, "normalise before attention and feed-forward, not after")
     classes: int = setting(0, "classes the network is told of; 0 = none", low=0)
+    text: TextConfig = field(default_factory=TextConfig)
 
     def __post_init__(self) -> None:
+        if self.classes and self.text.encoder != "none":
+            raise UsageError(
+                "model.classes and model.text are two ways to say what to draw", "choose one"
+            )
         if self.hidden % self.heads:
             raise UsageError(f"model.heads {self.heads} does not divide model.hidden {self.hidden}")
 
@@ -42,7 +48,7 @@ class MaskingConfig:
     )
     label_smoothing: float = setting(0.1, "label smoothing", low=0.0, high=0.99)
     drop_condition: float = setting(
-        0.0, "share of training examples that do not show their class", low=0.0, high=1.0
+        0.0, "share of training examples that do not show their class or caption", low=0.0, high=1.0
     )
 
 

@@ -1,7 +1,9 @@
 """mvtm for the shared layers: the only file that sees both the algorithm and the network."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,12 +26,11 @@ from gentool.data.holdout import train_and_validation
 from gentool.data.images import Picture, picture
 from gentool.data.source import Data, Example, Source
 from gentool.errors import BadDataError, UsageError
+from gentool.nn.text import Captions
 from gentool.protocol import Batch
 from gentool.render import grid, to_uint8
 from gentool.rng import BatchRng
 from gentool.tokenizers.pictures import PictureTokenizer
-
-Logits = Callable[[Tensor, Tensor], Tensor]
 
 
 class Backend:
@@ -41,6 +42,11 @@ class Backend:
         self.shape = self.image.shape
         _check(config, self.shape)
         self.K, self.N = self.image.size, self.image.length
+        encoder = config.model.text.encoder
+        self.captions = None
+        if encoder != "none":
+            assert tokenizer.text
+            self.captions = Captions(config.model.text, tokenizer.text)
         # The vocabulary: codes, classes, the class that stands for none, and the mask, the last.
         classes = config.model.classes
         self.vocabulary = self.K + classes + bool(classes and config.masking.drop_condition) + 1
@@ -48,7 +54,8 @@ class Backend:
 
     def network(self) -> nn.Module:
         length = self.N + bool(self.config.model.classes)
-        return MaskedTransformer(self.config.model, self.vocabulary, length)
+        text = self.captions.encoder() if self.captions else None
+        return MaskedTransformer(self.config.model, self.vocabulary, length, text)
 
     def sources(self) -> tuple[Data, Source]:
         sources = train_and_validation(self.config.data)
@@ -70,15 +77,19 @@ class Backend:
         x = torch.stack([example.image for example in examples])
         r, scores = rng.uniform(), rng.uniform(self.N)
         batch = {"x": x, "hidden": random_mask(r, scores, masking.schedule)}
+        dropped = rng.uniform() < masking.drop_condition  # [B]
         if self.config.model.classes:
             y = torch.tensor([_label(example) for example in examples])
-            dropped = rng.uniform() < masking.drop_condition
-            batch["class"] = torch.where(dropped, self.null_class, y)
+            batch["y"] = torch.where(dropped, self.null_class, y)
+        if self.captions:
+            rows = self.captions.rows([example.caption for example in examples])
+            batch["rows"] = torch.where(dropped[:, None], self.captions.null, rows)
         return batch
 
     def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
         y = self.image.encode(batch["x"])  # [B, N]
-        model_fn = self._model_fn(network, batch.get("class"))
+        told = self._told(batch.get("y"), batch.get("rows"))
+        model_fn = partial(network, **told)
         smoothing = self.config.masking.label_smoothing
         return {"nll": training_loss(model_fn, y, batch["hidden"], self.mask, smoothing)}
 
@@ -90,7 +101,12 @@ class Backend:
     ) -> None:
         rng = BatchRng.for_samples(0, range(16))
         y = torch.arange(16) % self.config.model.classes if self.config.model.classes else None
-        images = self.draw(network, rng, self.config.sample, lambda *_: poll(), y=y)
+        rows = None
+        if self.captions:
+            source = self.sources()[1]
+            held_out = (source[i % (source.size or 16)] for i in range(16))
+            rows = self.captions.rows([example.caption for example in held_out])
+        images = self.draw(network, rng, self.config.sample, lambda *_: poll(), y=y, rows=rows)
         grid(to_uint8(images)).save(folder / f"{stem}.png")
 
     @property
@@ -100,11 +116,12 @@ class Backend:
 
     def no_class(self) -> int:
         """`null_class`, to draw with. Raises UsageError for a model that was never taught it."""
-        if self.config.model.classes and not self.config.masking.drop_condition:
+        told = self.config.model.classes or self.captions
+        if told and not self.config.masking.drop_condition:
             raise UsageError(
-                "this model was trained with a class for every image (masking.drop_condition 0): "
-                "it cannot draw or guide without one",
-                "name a class, and no guidance scale but 1",
+                "this model was trained with a class or caption for every image "
+                "(masking.drop_condition 0): it cannot draw or guide without one",
+                "give one, and no guidance scale but 1",
             )
         return self.null_class
 
@@ -117,16 +134,18 @@ class Backend:
         on_step: OnStep | None = None,
         *,
         y: Tensor | None = None,
+        rows: Tensor | None = None,
         x_0: Tensor | None = None,
         hole: Tensor | None = None,
     ) -> Tensor:
         """One image for each generator in `rng`: float32 [B, C, H, W] in [-1, 1], on the CPU.
 
-        y: classes [B]; none draws without one. x_0 [B, C, H, W] with hole [B, 1, H, W]: an image to
-        keep but for the hole, in which `strength` of the tokens are drawn; `sample` is a
-        DecodeConfig. Raises UsageError for what this model cannot do.
+        y: classes [B], or rows [B, S] of captions; without either there is no condition. x_0 [B, C,
+        H, W] with hole [B, 1, H, W]: an image to keep but for the hole, in which `strength` of the
+        tokens are drawn; `sample` is a DecodeConfig. Raises UsageError for what this model cannot
+        do.
         """
-        self._check_sample(sample, y)
+        self._check_sample(sample, y, rows)
         network.eval()
         device = next(network.parameters()).device
         tokens = torch.full((len(rng), self.N), self.mask)
@@ -135,7 +154,7 @@ class Backend:
             tokens = self.image.encode(x_0.to(device)).cpu()
             tokens[self._hidden(hole, sample.strength, rng)] = self.mask
         ids = decode(
-            self._guided(network, y, len(rng), sample),
+            self._guided(network, y, rows, len(rng), sample),
             tokens.to(device),
             rng,
             K=self.K,
@@ -161,42 +180,54 @@ class Backend:
         n = (strength * region.sum(dim=1)).round().long()
         return lowest(scores, n)
 
-    def _guided(
-        self, network: nn.Module, y: Tensor | None, n: int, sample: SampleConfig
-    ) -> Callable[[Tensor, Tensor, float], Tensor]:
-        """The network under n conditions y [n] with guidance; without y under none."""
-        if not self.config.model.classes:
-            plain = self._model_fn(network, None)
-            return lambda ids, hidden, done: plain(ids, hidden)
-        device = next(network.parameters()).device
-        null = torch.full((n,), self.null_class, device=device)
-        if y is None or sample.guidance_scale == 1.0:
-            one = self._model_fn(network, null if y is None else y.to(device))
-            return lambda ids, hidden, done: one(ids, hidden)
-        two = self._model_fn(network, torch.cat([y.to(device), null]))
+    def _told(self, y: Tensor | None, rows: Tensor | None) -> dict[str, Any]:
+        """What the network is given of classes y [B] or captions' rows [B, S]."""
+        if y is not None and self.config.model.classes:
+            return {"first": (self.K + y)[:, None]}
+        if rows is not None and self.captions:
+            return {"text": self.captions.told(rows)}
+        return {}
 
-        def both(ids: Tensor, hidden: Tensor, done: float) -> Tensor:
-            logits = two(torch.cat([ids, ids]), torch.cat([hidden, hidden]))
+    def _guided(
+        self, network: nn.Module, y: Tensor | None, rows: Tensor | None, n: int,
+        sample: SampleConfig,
+    ) -> Callable[[Tensor, Tensor, float], Tensor]:  # fmt: skip
+        """The network under n conditions with guidance; without any under none. Captions are
+        encoded here, once for all steps."""
+        device = next(network.parameters()).device
+        null = torch.full((n,), self.null_class) if self.config.model.classes else None
+        null_rows = self.captions.null.expand(n, -1) if self.captions else None
+        given = y is not None or rows is not None
+        conditions = [(y, rows)] if given else [(null, null_rows)]
+        if given and sample.guidance_scale != 1.0:
+            conditions.append((null, null_rows))
+        told = self._told(*(
+            torch.cat(same).to(device) if same[0] is not None else None
+            for same in zip(*conditions, strict=True)
+        ))  # fmt: skip
+        if "text" in told:
+            told["text"] = network.get_submodule("text")(*told["text"])
+
+        def model_fn(ids: Tensor, hidden: Tensor, done: float) -> Tensor:
+            if len(conditions) == 1:
+                return network(ids, hidden, **told)
+            logits = network(torch.cat([ids, ids]), torch.cat([hidden, hidden]), **told)
             scale = guidance(sample.guidance_scale, sample.guidance_schedule, done)
             logits_c, logits_u = logits.chunk(2)
             return guided(logits_c, logits_u, scale)
 
-        return both
+        return model_fn
 
-    def _model_fn(self, network: Callable[..., Tensor], y: Tensor | None) -> Logits:
-        """The network, told the classes y [B] as a token before the picture's."""
-        if y is None:
-            return network
-        condition = (self.K + y)[:, None]
-        return lambda ids, hidden: network(torch.cat([condition, ids], dim=1), hidden)
-
-    def _check_sample(self, sample: SampleConfig, y: Tensor | None) -> None:
-        if y is None and sample.guidance_scale != 1.0:
+    def _check_sample(self, sample: SampleConfig, y: Tensor | None, rows: Tensor | None) -> None:
+        given = y is not None or rows is not None
+        if not given and sample.guidance_scale != 1.0:
+            told = self.config.model.classes or self.captions
             raise UsageError(
-                f"--guidance-scale {sample.guidance_scale} without a class to guide to",
-                "--class NAME" if self.config.model.classes else "this model knows no classes",
+                f"--guidance-scale {sample.guidance_scale} without a class or caption to guide to",
+                "--class NAME or --prompt TEXT" if told else "this model knows neither",
             )
-        if y is None or sample.guidance_scale != 1.0 or bool((y == self.null_class).any()):
+        nothing = y is not None and bool((y == self.null_class).any())
+        if not given or sample.guidance_scale != 1.0 or nothing:
             self.no_class()
 
 
@@ -218,10 +249,11 @@ def _check(config: Config, shape: tuple[int, int, int]) -> None:
                 f"data.{name} is {here}, the image tokenizer was trained with {theirs}",
                 f"--set data.{name}={theirs}",
             )
-    guides = config.model.classes and config.masking.drop_condition
+    told = config.model.classes or config.model.text.encoder != "none"
+    guides = told and config.masking.drop_condition
     if config.sample.guidance_scale != 1.0 and not guides:
         raise UsageError(
             f"sample.guidance_scale {config.sample.guidance_scale} needs a model that is taught "
-            "classes and their absence",
-            "model.classes and masking.drop_condition above 0",
+            "classes or captions and their absence",
+            "model.classes or model.text, and masking.drop_condition above 0",
         )

@@ -10,17 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentool.backends.mvtm import ModelConfig
+from gentool.nn.text import Encoded, TextEncoder
 
 
 class MaskedTransformer(nn.Module):
-    """logits = MaskedTransformer(ids, hidden): ids [B, L], of which the last N are the picture's;
-    hidden [B, N] (bool) says where logits are wanted: [M, V], row by row.
+    """logits = MaskedTransformer(ids, hidden, ...): ids [B, N]; hidden [B, N] (bool) says where
+    logits are wanted: [M, V], row by row.
 
-    before [B, S, d]: what stands before `ids`, with present [B, S] (bool), which of it counts.
+    What the picture is of: first [B, 1], an id; or text, captions, encoded or as the text encoder
+    takes them.
     """
 
-    def __init__(self, config: ModelConfig, vocabulary: int, length: int) -> None:
-        """vocabulary V; length: of the longest `ids`."""
+    def __init__(
+        self, config: ModelConfig, vocabulary: int, length: int, text: TextEncoder | None = None
+    ) -> None:
+        """vocabulary V; length N, and one more where there are classes."""
         super().__init__()
         d = config.hidden
         self.embedding = nn.Embedding(vocabulary, d)
@@ -33,27 +37,35 @@ class MaskedTransformer(nn.Module):
             nn.Linear(d, d), nn.GELU("tanh"), nn.LayerNorm(d, eps=config.norm_eps)
         )
         self.bias = nn.Parameter(torch.zeros(vocabulary))
+        self.text = text
+        self.read = nn.Linear(config.text.width, d) if text else None
+        theirs = {*text.modules()} if text else set()  # begins as it is made
         for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
+            if isinstance(module, nn.Linear | nn.Embedding) and module not in theirs:
                 nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
+                if isinstance(module, nn.Linear):
+                    nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.positions, std=0.02, a=-0.04, b=0.04)
 
     def forward(
         self,
         ids: Tensor,
         hidden: Tensor,
-        before: Tensor | None = None,
-        present: Tensor | None = None,
+        first: Tensor | None = None,
+        text: Encoded | tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        h = self.embedding(ids) + self.positions[-ids.shape[1] :]  # [B, L, d]
+        if first is not None:
+            ids = torch.cat([first, ids], dim=1)
+        h = self.embedding(ids) + self.positions[-ids.shape[1] :]  # [B, N or N + 1, d]
         attends = None
-        if before is not None and present is not None:
-            h = torch.cat([before, h], dim=1)  # [B, S + L, d]
-            if not bool(present.all()):
-                attends = torch.cat([present, torch.ones_like(ids, dtype=torch.bool)], dim=1)
-                attends = attends[:, None, None]  # [B, 1, 1, S + L]
+        if text is not None:
+            assert self.text and self.read
+            text = text if isinstance(text, Encoded) else self.text(*text)
+            S = int(text.mask.sum(dim=1).max())  # of the longest: the rest is padding
+            before = self.read(text.sequence[:, :S] + text.pooled[:, None])  # [B, S, d]
+            seen = torch.ones_like(ids, dtype=torch.bool)
+            attends = torch.cat([text.mask[:, :S], seen], dim=1)[:, None, None]  # [B, 1, 1, S + N]
+            h = torch.cat([before, h], dim=1)
         h = self.dropout(self.norm(h))
         for layer in self.layers:
             h = layer(h, attends)
