@@ -24,7 +24,7 @@ from gentool.backends.mvtm.algorithm import (
 from gentool.backends.mvtm.network import MaskedTransformer
 from gentool.data.holdout import train_and_validation
 from gentool.data.images import Picture, picture
-from gentool.data.source import Data, Example, Source
+from gentool.data.source import Data, Example, Source, consecutive
 from gentool.errors import BadDataError, UsageError
 from gentool.nn.text import Captions
 from gentool.protocol import Batch
@@ -65,6 +65,7 @@ class Backend:
                 f"model.classes is {classes}, the data have {found or 'no'} classes",
                 f"--set model.classes={found}",
             )
+        self._held_out = sources[1]
         return sources
 
     def prepare(
@@ -83,12 +84,12 @@ class Backend:
             batch["y"] = torch.where(dropped, self.null_class, y)
         if self.captions:
             rows = self.captions.rows([example.caption for example in examples])
-            batch["rows"] = torch.where(dropped[:, None], self.captions.null, rows)
+            batch["text"] = torch.where(dropped[:, None], self.captions.null, rows)
         return batch
 
     def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
         y = self.image.encode(batch["x"])  # [B, N]
-        told = self._told(batch.get("y"), batch.get("rows"))
+        told = self._told(batch.get("y"), batch.get("text"))
         model_fn = partial(network, **told)
         smoothing = self.config.masking.label_smoothing
         return {"nll": training_loss(model_fn, y, batch["hidden"], self.mask, smoothing)}
@@ -101,12 +102,13 @@ class Backend:
     ) -> None:
         rng = BatchRng.for_samples(0, range(16))
         y = torch.arange(16) % self.config.model.classes if self.config.model.classes else None
-        rows = None
+        text = None
         if self.captions:
-            source = self.sources()[1]
-            held_out = (source[i % (source.size or 16)] for i in range(16))
-            rows = self.captions.rows([example.caption for example in held_out])
-        images = self.draw(network, rng, self.config.sample, lambda *_: poll(), y=y, rows=rows)
+            lines = [example.caption for example in consecutive(self._held_out, 0, 16)]
+            lines = (16 * lines)[:16]
+            text = self.captions.rows(lines)
+            (folder / f"{stem}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        images = self.draw(network, rng, self.config.sample, lambda *_: poll(), y=y, text=text)
         grid(to_uint8(images)).save(folder / f"{stem}.png")
 
     @property
@@ -115,15 +117,23 @@ class Backend:
         return self.config.model.classes
 
     def no_class(self) -> int:
-        """`null_class`, to draw with. Raises UsageError for a model that was never taught it."""
-        told = self.config.model.classes or self.captions
-        if told and not self.config.masking.drop_condition:
-            raise UsageError(
-                "this model was trained with a class or caption for every image "
-                "(masking.drop_condition 0): it cannot draw or guide without one",
-                "give one, and no guidance scale but 1",
-            )
+        """`null_class`, to draw with. Raises as `no_condition`."""
+        self.no_condition()
         return self.null_class
+
+    def no_condition(self) -> None:
+        """Raise UsageError for a model that was never taught to draw without its condition."""
+        what = "caption" if self.captions else "class"
+        if self._conditional and not self.config.masking.drop_condition:
+            raise UsageError(
+                f"this model was trained with a {what} for every image (masking.drop_condition "
+                "0): it cannot draw or guide without one",
+                f"name a {what}, and no guidance scale but 1",
+            )
+
+    @property
+    def _conditional(self) -> bool:
+        return bool(self.config.model.classes or self.captions)
 
     @torch.no_grad()
     def draw(
@@ -134,18 +144,18 @@ class Backend:
         on_step: OnStep | None = None,
         *,
         y: Tensor | None = None,
-        rows: Tensor | None = None,
+        text: Tensor | None = None,
         x_0: Tensor | None = None,
         hole: Tensor | None = None,
     ) -> Tensor:
         """One image for each generator in `rng`: float32 [B, C, H, W] in [-1, 1], on the CPU.
 
-        y: classes [B], or rows [B, S] of captions; without either there is no condition. x_0 [B, C,
+        y: classes [B]; text: captions, rows [B, S] of `captions`; none draws without. x_0 [B, C,
         H, W] with hole [B, 1, H, W]: an image to keep but for the hole, in which `strength` of the
         tokens are drawn; `sample` is a DecodeConfig. Raises UsageError for what this model cannot
         do.
         """
-        self._check_sample(sample, y, rows)
+        self._check_sample(sample, y, text)
         network.eval()
         device = next(network.parameters()).device
         tokens = torch.full((len(rng), self.N), self.mask)
@@ -154,7 +164,7 @@ class Backend:
             tokens = self.image.encode(x_0.to(device)).cpu()
             tokens[self._hidden(hole, sample.strength, rng)] = self.mask
         ids = decode(
-            self._guided(network, y, rows, len(rng), sample),
+            self._guided(network, y, text, len(rng), sample),
             tokens.to(device),
             rng,
             K=self.K,
@@ -180,27 +190,27 @@ class Backend:
         n = (strength * region.sum(dim=1)).round().long()
         return lowest(scores, n)
 
-    def _told(self, y: Tensor | None, rows: Tensor | None) -> dict[str, Any]:
-        """What the network is given of classes y [B] or captions' rows [B, S]."""
+    def _told(self, y: Tensor | None, text: Tensor | None) -> dict[str, Any]:
+        """What the network is given of classes y [B] or of captions, rows [B, S]."""
         if y is not None and self.config.model.classes:
             return {"first": (self.K + y)[:, None]}
-        if rows is not None and self.captions:
-            return {"text": self.captions.told(rows)}
+        if text is not None and self.captions:
+            return {"text": self.captions.told(text)}
         return {}
 
     def _guided(
-        self, network: nn.Module, y: Tensor | None, rows: Tensor | None, n: int,
+        self, network: nn.Module, y: Tensor | None, text: Tensor | None, n: int,
         sample: SampleConfig,
     ) -> Callable[[Tensor, Tensor, float], Tensor]:  # fmt: skip
         """The network under n conditions with guidance; without any under none. Captions are
         encoded here, once for all steps."""
         device = next(network.parameters()).device
         null = torch.full((n,), self.null_class) if self.config.model.classes else None
-        null_rows = self.captions.null.expand(n, -1) if self.captions else None
-        given = y is not None or rows is not None
-        conditions = [(y, rows)] if given else [(null, null_rows)]
+        null_text = self.captions.null.expand(n, -1) if self.captions else None
+        given = y is not None or text is not None
+        conditions = [(y, text)] if given else [(null, null_text)]
         if given and sample.guidance_scale != 1.0:
-            conditions.append((null, null_rows))
+            conditions.append((null, null_text))
         told = self._told(*(
             torch.cat(same).to(device) if same[0] is not None else None
             for same in zip(*conditions, strict=True)
@@ -218,17 +228,19 @@ class Backend:
 
         return model_fn
 
-    def _check_sample(self, sample: SampleConfig, y: Tensor | None, rows: Tensor | None) -> None:
-        given = y is not None or rows is not None
-        if not given and sample.guidance_scale != 1.0:
-            told = self.config.model.classes or self.captions
+    def _check_sample(self, sample: SampleConfig, y: Tensor | None, text: Tensor | None) -> None:
+        """Raise UsageError for what this model cannot do, or what would do nothing."""
+        scale, bare = sample.guidance_scale, y is None and text is None
+        # The checkpoint's own scale may stand: it is for those who name something.
+        if bare and scale not in (1.0, self.config.sample.guidance_scale):
+            names = ("--prompt TEXT",) * bool(self.captions)
+            names += ("--class NAME",) * bool(self.config.model.classes)
             raise UsageError(
-                f"--guidance-scale {sample.guidance_scale} without a class or caption to guide to",
-                "--class NAME or --prompt TEXT" if told else "this model knows neither",
+                f"--guidance-scale {scale} without a class or caption to guide to",
+                " or ".join(names) or "this model knows no classes and no captions",
             )
-        nothing = y is not None and bool((y == self.null_class).any())
-        if not given or sample.guidance_scale != 1.0 or nothing:
-            self.no_class()
+        if bare or scale != 1.0 or (y is not None and bool((y == self.null_class).any())):
+            self.no_condition()
 
 
 def _label(example: Picture) -> int:
