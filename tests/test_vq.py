@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import log_of, trained, weights_of
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
 from gentool.checkpoint.tokenizer import find_tokenizer
 from gentool.data.scenes import Scenes, read_scene
 from gentool.errors import BadCheckpointError, UsageError
+from gentool.render import to_uint8
 from gentool.rng import torch_seed
 from gentool.settings import build
 from gentool.tokenizers import load
@@ -307,3 +309,21 @@ def test_wrong_input(cli, recipe, run, tmp_path):
     assert result.code == 2 and "already holds a run" in result.err
     result = cli("train", "vq", "--recipe", recipe, "--set", "data.image_size=30", "--dry-run")
     assert result.code == 2 and "multiple of 4" in result.err
+
+
+def test_pictures_to_ids_and_back_from_the_shell(cli, run, tokenizer, tmp_path):
+    names = []
+    for i, x in enumerate(pictures(2)):
+        names.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray(to_uint8(x[None])[0]).save(names[-1])
+    (tmp_path / "names.txt").write_text("\n".join(names) + "\n")
+    result = cli("tokenizer", "encode", tmp_path / "names.txt", "-t", run)
+    ids = [[int(word) for word in line.split()] for line in result.out.splitlines()]
+    assert ids == tokenizer.encode(pictures(2)).tolist()
+    (tmp_path / "ids.txt").write_text(result.out)
+    out = tmp_path / "again.npy"
+    assert cli("tokenizer", "decode", tmp_path / "ids.txt", "-t", run, "--out", out).code == 0
+    assert np.allclose(np.load(out), tokenizer.decode(torch.tensor(ids)).numpy(), atol=1e-6)
+    (tmp_path / "ids.txt").write_text("1 2 3\n")
+    result = cli("tokenizer", "decode", tmp_path / "ids.txt", "-t", run, "--out", out)
+    assert result.code == 4 and "3 ids, a picture has 64" in result.err

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gentool.cli import options, tokenize
+from gentool.cli import options, tokenize, tokenize_pictures
 from gentool.cli.commands import add_command, group
 from gentool.cli.console import console
 from gentool.cli.options import value
@@ -81,7 +81,7 @@ def train(
     if kind == "vq":
         if num or byte_fallback or (min_count, coverage, language) != (1, 1.0, "en"):
             raise UsageError("--kind vq takes --data, --size and --set; the rest is for texts")
-        tokenize.train_vq(data, out, size, assign or [])
+        tokenize_pictures.train(data, out, size, assign or [])
         _tell(tokenize.find(str(out)), out, as_json)
         return
     if kind not in tokenizers.KINDS:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from gentool.device import pick_device
 from gentool.errors import UsageError, nearest
-from gentool.evaluate import images, texts
+from gentool.evaluate import images, texts, tokens
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.request import Request
 from gentool.training.validation import validation_loss
@@ -22,9 +22,15 @@ def loss(request: Request) -> list[Figure]:
 
 Metric = Callable[[Request], list[Figure]]
 METRICS: dict[str, dict[str, Metric]] = {
-    "images": {"loss": loss, "bpd": images.bound, "scenes": images.scenes},
+    "images": {
+        "loss": loss,
+        "bpd": images.bound,
+        "reconstruction": tokens.reconstruction,
+        "scenes": images.scenes,
+    },
     "text": {"loss": loss, "scenes": texts.scenes, "diversity": texts.diversity},
 }
+NEEDS = {"bpd": "bound", "reconstruction": "image"}  # of the backend
 SLOW = ("bpd",)  # a call of the network per step and example: measured when asked for
 
 
@@ -34,6 +40,9 @@ def measure(request: Request, names: Sequence[str]) -> list[Figure]:
     Raises UsageError for an unknown metric.
     """
     metrics = dict(METRICS[request.kind])
+    for name, part in NEEDS.items():
+        if not hasattr(request.loaded.backend, part):
+            metrics.pop(name, None)
     is_scenes = "scenes" in request.loaded.config.data.spec
     for name in names:
         if name not in metrics:

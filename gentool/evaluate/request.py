@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from gentool.checkpoint.load import Loaded
@@ -27,6 +28,7 @@ class Request:
     batch_size: int
     precision: str | None
     progress: Callable[[int, int], None] = lambda done, total: None
+    pictures: Path | None = None  # where those go that a metric shows
 
     @property
     def kind(self) -> str:

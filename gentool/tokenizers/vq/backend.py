@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +10,7 @@ from gentool.data.holdout import train_and_validation
 from gentool.data.images import Picture, picture
 from gentool.data.source import Data, Example, Source
 from gentool.protocol import Batch
-from gentool.render import grid, to_uint8
+from gentool.render import pairs, to_uint8
 from gentool.rng import BatchRng, generator
 from gentool.tokenizers.vq import Config
 from gentool.tokenizers.vq.algorithm import commitment, entropy_loss
@@ -81,7 +80,8 @@ class Backend:
         rng = generator("preview")
         examples = [picture(source, i, self.config.data, rng, augment=False) for i in range(n)]
         x = torch.stack([example.image for example in examples])
-        side_by_side(x, reconstruct(network, x)).save(folder / f"{stem}.png")
+        x_hat = reconstruct(network, x)
+        pairs(to_uint8(x), to_uint8(x_hat)).save(folder / f"{stem}.png")
 
 
 @torch.no_grad()
@@ -91,9 +91,3 @@ def reconstruct(network: nn.Module, x: Tensor) -> Tensor:
     network.eval()
     device = next(network.parameters()).device
     return network.decode(network.encode(x.to(device))).clamp(-1, 1).cpu()
-
-
-def side_by_side(x: Tensor, x_hat: Tensor):  # type: ignore[no-untyped-def]
-    """A grid of pictures [N, C, H, W] and their reconstructions, eight columns."""
-    pairs = np.stack([to_uint8(x), to_uint8(x_hat)], axis=1)
-    return grid(pairs.reshape(-1, *pairs.shape[2:]), columns=8)
