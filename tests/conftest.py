@@ -155,6 +155,34 @@ def text_run(text_recipe, tmp_path_factory) -> Path:
     return trained("diffusion-lm", text_recipe, tmp_path_factory.mktemp("runs") / "tiny-text")
 
 
+CAPTIONED = """
+[tokenizer]
+min_count = 1
+[model.text]
+encoder = "transformer"
+length = 26
+width = 16
+layers = 1
+heads = 2
+"""
+
+
+@pytest.fixture(scope="session")
+def caption_recipe(tmp_path_factory) -> Path:
+    """The tiny recipe, drawing from captions in both languages."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny-captions.toml"
+    text = RECIPE.replace('spec = "scenes"', 'spec = "scenes"\nlanguage = "both"')
+    text = text.replace("attention = []", "attention = [8]").replace("sample_every = 0", "")
+    path.write_text(text + CAPTIONED)
+    return path
+
+
+@pytest.fixture(scope="session")
+def caption_run(caption_recipe, tmp_path_factory) -> Path:
+    """A run of that recipe, 40 steps in one go. Not to be changed."""
+    return trained("ddpm", caption_recipe, tmp_path_factory.mktemp("runs") / "captions")
+
+
 CLASSES = ("ant", "bee", "cat")
 CLASS_RECIPE = """\
 backend = "ddpm"
