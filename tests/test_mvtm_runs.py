@@ -356,3 +356,73 @@ def test_token_figures_and_their_controls():
     assert read_back(scenes, scenes[1:] + scenes[:1])["scene_read_back"] <= 0.125
     noise = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3)).astype(np.uint8)
     assert read_back(scenes, noise)["scene_read_back"] == 0
+
+
+@pytest.fixture(scope="module")
+def told(both, tmp_path_factory) -> Path:
+    """A few steps on captioned scenes."""
+    folder = tmp_path_factory.mktemp("told")
+    text = both.read_text().partition("[tokenizer]")
+    model = text[2].replace("classes = 3\n", "").replace("steps = 60", "steps = 6")
+    model = model.replace("sample_every = 60", "sample_every = 6").replace("= 30", "= 6")
+    first = 'backend = "mvtm"\n[data]\nlanguage = "both"\n[model.text]\nencoder = "transformer"\n'
+    first += "width = 16\nheads = 2\n[tokenizer]\nmin_count = 1\n"
+    small = folder / "tiny-vq.toml"
+    small.write_text(
+        VQ.replace("steps = 40", "steps = 3").replace("patch_size = 2", "patch_size = 4")
+    )
+    recipe = folder / "told.toml"
+    recipe.write_text(first + model.replace(str(both.parent / "tiny-vq.toml"), str(small)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gentool.data.holdout.ENOUGH", 500)
+        return trained("mvtm", recipe, folder / "run")
+
+
+def test_captions_are_learned_from_and_drawn(cli, told, tmp_path):
+    assert (told / "tokenizer/text/vocab.tsv").is_file()
+    lines = (told / "samples/step-00000006.txt").read_text().splitlines()
+    assert len(lines) == 16
+    loaded = load_checkpoint(told, "mvtm")
+    assert loaded.tokenizer.text.hash != loaded.tokenizer.image.hash
+    backend, captions = loaded.backend, loaded.backend.captions
+    text = captions.rows(lines[:2])
+    calls = []
+    hook = loaded.network.text.register_forward_hook(lambda *call: calls.append(1))
+    guided = draw(loaded, 2, text=text, sample=SampleConfig(steps=4, guidance_scale=2.0))
+    hook.remove()
+    assert len(calls) == 1 and guided.shape == (2, 3, 32, 32)  # encoded once, both branches
+    nothing = captions.rows(["", ""])
+    assert torch.equal(draw(loaded, 2), draw(loaded, 2, text=nothing))
+    source = backend.sources()[0]
+    rng = torch.Generator().manual_seed(0)
+    examples = [backend.prepare(source, i, rng, False) for i in range(200)]
+    batch = backend.collate(examples, BatchRng.for_samples(0, range(200)))
+    dropped = (batch["text"] == captions.null).all(dim=1)
+    assert dropped.float().mean() == pytest.approx(0.1, abs=0.06)
+    assert torch.equal(
+        batch["text"][~dropped], captions.rows([e.caption for e in examples])[~dropped]
+    )
+    (tmp_path / "lines.txt").write_text(f"{lines[0]}\n\na mauve circle\n")
+    decode = ("decode", "mvtm", tmp_path / "lines.txt", "-c", told, "--out", f"{tmp_path}/drawn/")
+    result = cli(*decode)
+    assert result.code == 0 and "line 3" in result.err and "does not know" in result.err
+    assert len([*(tmp_path / "drawn").iterdir()]) == 3
+    result = cli(
+        "sample", "mvtm", "-c", told, "-n", 2, "--prompt", lines[0], "--out", tmp_path / "x.png"
+    )
+    assert result.code == 0, result.err
+    given = picture(tmp_path / "in.png", 32)
+    edit = ("--image", given, "--box", "8,8,8,8", "--blend")
+    assert cli(*decode, *edit).code == 0
+
+
+def test_tokenizers_of_captions_and_pictures_are_both_tied_to_the_weights(cli, told, tmp_path):
+    for name in ("image", "text"):
+        run = shutil.copytree(told, tmp_path / name)
+        about = run / "tokenizer" / name / "gentool.json"
+        about.write_text(about.read_text().replace('"sha256": "', '"sha256": "0'))
+        result = cli("sample", "mvtm", "-c", run)
+        assert result.code == 4 and "SHA-256" in result.err
+    shutil.rmtree(tmp_path / "text/tokenizer/text")
+    result = cli("sample", "mvtm", "-c", tmp_path / "text")
+    assert result.code == 4 and "is not the tokenizer" in result.err

@@ -116,11 +116,6 @@ class Backend:
         """The class that stands for none, in training where one was dropped."""
         return self.config.model.classes
 
-    def no_class(self) -> int:
-        """`null_class`, to draw with. Raises as `no_condition`."""
-        self.no_condition()
-        return self.null_class
-
     def no_condition(self) -> None:
         """Raise UsageError for a model that was never taught to draw without its condition."""
         what = "caption" if self.captions else "class"
