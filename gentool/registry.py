@@ -13,9 +13,11 @@ BACKENDS = {
     "ddpm": "gentool.backends.ddpm",
     "diffusion-lm": "gentool.backends.diffusion_lm",
     "mask-predict": "gentool.backends.mask_predict",
+    "mvtm": "gentool.backends.mvtm",
 }
 HELPERS = {
     "judge": "gentool.evaluate.judge",
+    "vq": "gentool.tokenizers.vq",
 }
 # Formats of other libraries that checkpoints are converted from and to.
 FORMATS = {

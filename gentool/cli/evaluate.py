@@ -40,6 +40,9 @@ def evaluate(
     num: Annotated[
         int, typer.Option("--num", "-n", metavar="N", min=1, help="Samples and examples.")
     ] = 512,
+    pictures: Annotated[
+        Path | None, value("x.png", "Pictures, each beside its reconstruction, go here.")
+    ] = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
@@ -75,6 +78,7 @@ def evaluate(
         precision,
         judge,
         progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
+        pictures=pictures,
     )
     report(measure(request, metric or []), gate or [], as_json)
 
@@ -134,6 +138,7 @@ for _backend in BACKENDS:
         _backend,
         evaluate,
         backend=_backend,
+        **({} if getattr(_module, "TOKENS", False) else {"pictures": None}),
         section=_module.SampleConfig if draws(_backend) else _module.DecodeConfig,
         panel=f"{_backend} sampling (default: the checkpoint's)",
         **({} if _module.KIND == "text" else {"judge": None}),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from gentool.checkpoint.load import Loaded
@@ -30,6 +31,7 @@ class Request:
     precision: str | None
     judge: str | None = None  # a checkpoint that samples are judged by
     progress: Callable[[int, int], None] = lambda done, total: None
+    pictures: Path | None = None  # where those go that a metric shows
 
     @property
     def kind(self) -> str:
