@@ -16,6 +16,7 @@ BACKENDS = {
     "mvtm": "gentool.backends.mvtm",
 }
 HELPERS = {
+    "diffusion-lm-control": "gentool.backends.diffusion_lm.classifier",
     "judge": "gentool.evaluate.judge",
     "vq": "gentool.tokenizers.vq",
 }

@@ -9,6 +9,7 @@ from gentool.cli import options
 from gentool.cli.commands import add_command, group
 from gentool.cli.console import console
 from gentool.cli.options import value
+from gentool.cli.sample_text import Classifier, Control
 from gentool.errors import UsageError
 from gentool.evaluate.figures import Figure, check_gates, parse_gate
 from gentool.registry import BACKENDS, draws, options_module
@@ -37,6 +38,8 @@ def evaluate(
         str | None,
         value("DIR|NAME", "Whom to ask how likely samples are. (default: judge-scenes)"),
     ] = None,
+    control: Control = None,
+    classifier: Classifier = None,
     num: Annotated[
         int, typer.Option("--num", "-n", metavar="N", min=1, help="Samples and examples.")
     ] = 512,
@@ -60,6 +63,7 @@ def evaluate(
     for text in gate or []:
         parse_gate(text)
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
+    from gentool.control import open_controls
     from gentool.evaluate.checkpoint import measure
     from gentool.evaluate.request import Request
     from gentool.sampling import sample_settings, words
@@ -77,6 +81,7 @@ def evaluate(
         batch_size,
         precision,
         judge,
+        open_controls(loaded, control, classifier, device) if control else None,
         progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
         pictures=pictures,
     )
@@ -141,6 +146,6 @@ for _backend in BACKENDS:
         **({} if getattr(_module, "TOKENS", False) else {"pictures": None}),
         section=_module.SampleConfig if draws(_backend) else _module.DecodeConfig,
         panel=f"{_backend} sampling (default: the checkpoint's)",
-        **({} if _module.KIND == "text" else {"judge": None}),
+        **({} if _module.KIND == "text" else dict.fromkeys(("judge", "control", "classifier"))),
     )
 add_command(app, "scenes", scenes)

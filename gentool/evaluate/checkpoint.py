@@ -35,6 +35,7 @@ METRICS: dict[str, dict[str, Metric]] = {
         "self-bleu": texts.self_bleu,
         "copies": texts.copies,
         "judge": texts.judge,
+        "control": texts.control,
         "bound": texts.bound,
     },
     "pairs": {"loss": loss},
@@ -59,6 +60,11 @@ def measure(request: Request, names: Sequence[str]) -> list[Figure]:
             raise UsageError(f"no metric {name!r}", nearest(name, metrics))
         if name == "scenes" and not is_scenes:
             raise UsageError("metric 'scenes' is for models of scenes")
-    fits = {"scenes": is_scenes, "copies": not is_scenes, "judge": request.judge is not None}
+    fits = {
+        "scenes": is_scenes,
+        "copies": not is_scenes,
+        "judge": request.judge is not None,
+        "control": request.controls is not None,
+    }
     usual = [name for name in metrics if name not in SLOW and fits.get(name, True)]
     return [figure for name in names or usual for figure in metrics[name](request)]

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from gentool.checkpoint.load import Loaded
+from gentool.control import Controls
 from gentool.data.images import open_images
 from gentool.data.source import Data
 from gentool.data.stream import open_stream
-from gentool.data.text import open_texts
+from gentool.data.text import Text, open_texts
 from gentool.evaluate.figures import Figure
 from gentool.registry import draws, options_module
 from gentool.sampling import draw_texts
@@ -30,6 +31,7 @@ class Request:
     batch_size: int
     precision: str | None
     judge: str | None = None  # a checkpoint that samples are judged by
+    controls: Controls | None = None  # what samples are asked for
     progress: Callable[[int, int], None] = lambda done, total: None
     pictures: Path | None = None  # where those go that a metric shows
 
@@ -53,22 +55,24 @@ class Request:
         return draw(
             self.loaded, range(self.num), self.seed, self.settings, batch_size=self.batch_size,
             device=self.device, precision=self.precision, progress=self.progress,
+            shared=self.controls.shared if self.controls else {},
         )  # fmt: skip
 
     def drawn_with(self) -> dict[str, Any]:
         """What samples were drawn with, for the figures' settings."""
-        return {"checkpoint_step": self.loaded.step, **asdict(self.settings)}
+        asked = {"control": list(self.controls.wanted)} if self.controls else {}
+        return {"checkpoint_step": self.loaded.step, **asdict(self.settings), **asked}
 
     def of_samples(self, values: Mapping[str, float | None]) -> list[Figure]:
         """`values`, measured on the samples, as figures."""
         made = self.drawn_with()
         return [Figure(k, v, self.num, self.seed, None, made) for k, v in values.items()]
 
-    def held_out_texts(self, source: Data) -> list[str]:
+    def held_out_texts(self, source: Data) -> list[Text]:
         """`num` texts of the held-out data (all of them, if there are fewer), always the same."""
         places = open_stream(source, SEED).next(min(self.num, source.size or self.num))
-        texts = [place.source[place.index].text for place in places]
-        return [text for text in texts if text]
+        texts = [place.source[place.index] for place in places]
+        return [text for text in texts if not text.empty]
 
     def held_out(self) -> tuple[Data, str]:
         """The data to measure on, and its split in words."""

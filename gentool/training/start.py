@@ -175,7 +175,7 @@ def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
     looked_for = plan.resume and not begun
     found = find_state(plan.folder, plan.resume or "", reporter.info) if looked_for else None
     if found is None:
-        config = build(config_class, merge(plan.tree, plan.given))
+        config = _complete(plan, build(config_class, merge(plan.tree, plan.given)))
         if not begun:
             check_new(plan.folder, plan.overwrite)
         return _Resolved(config, plan.folder, None, None)
@@ -189,8 +189,15 @@ def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
     saved.config = to_tree(build(config_class, saved.config))
     base = plan.tree if plan.recipe_given else saved.config
     config = build(config_class, merge(base, plan.given))
+    config = _complete(plan, config) if plan.recipe_given else config
     check_same(run, saved, to_tree(config), free_keys(config_class))
     return _Resolved(config, run, state, saved)
+
+
+def _complete(plan: Plan, config: Any) -> Any:
+    """`config` with what is to be read from its data and from other checkpoints, if anything."""
+    module = options_module(plan.backend)
+    return module.completed(config) if hasattr(module, "completed") else config
 
 
 def _trainer(
@@ -221,7 +228,7 @@ def _backend(resolved: _Resolved, plan: Plan, dry: bool) -> Any:
         untrained = dry and not config.tokenizer.image
         tokenizer = PictureTokenizer(
             stages.untrained(config) if untrained else stages.image_tokenizer(config, resolved.run),
-            make(text.tokenizer(config.tokenizer), training_texts(config.data))
+            make(text.tokenizer(config.tokenizer), partial(training_texts, config.data))
             if (text := config.model.text).encoder != "none"
             else None,
         )

@@ -92,6 +92,7 @@ def decode(
         logits = model_fn(y, masked, step / steps)[:, :K].float()  # [M, K]
         drawn, log_p = categorical(nucleus(logits / temperature, top_p), u_token[masked])
         ids = y.masked_scatter(masked, drawn)
+        p = torch.ones_like(u_token).masked_scatter(masked, log_p.double().exp())
         ratio = (step + 1) / steps
         if order is None:
             gumbel = -(-u_choice.log()).log()
@@ -104,7 +105,7 @@ def decode(
         n = mask_count(unknown, masked.sum(dim=1), gamma(ratio))
         again = lowest(confidence, n)
         if on_step:
-            on_step(step, ids, confidence, again)
+            on_step(step, ids, p, again)
         y = torch.where(again, mask, ids)
     return ids
 

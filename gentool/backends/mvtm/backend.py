@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from gentool.backends.mvtm import Config, DecodeConfig, SampleConfig
 from gentool.backends.mvtm.algorithm import (
-    OnStep,
     decode,
     grow,
     guidance,
@@ -31,6 +30,7 @@ from gentool.protocol import Batch
 from gentool.render import grid, to_uint8
 from gentool.rng import BatchRng
 from gentool.tokenizers.pictures import PictureTokenizer
+from gentool.trace import OnStep, Tokens, View
 
 
 class Backend:
@@ -158,6 +158,11 @@ class Backend:
             assert isinstance(sample, DecodeConfig)
             tokens = self.image.encode(x_0.to(device)).cpu()
             tokens[self._hidden(hole, sample.strength, rng)] = self.mask
+
+        def after(step: int, ids: Tensor, p: Tensor, again: Tensor) -> None:
+            if on_step:
+                on_step(lambda rows: self._views(ids[list(rows)], p[list(rows)], again[list(rows)]))
+
         ids = decode(
             self._guided(network, y, text, len(rng), sample),
             tokens.to(device),
@@ -169,12 +174,25 @@ class Backend:
             temperature=sample.temperature,
             top_p=sample.top_p,
             order=halton(self.image.side) if sample.order == "halton" else None,
-            on_step=on_step,
+            on_step=after,
         )
         x = self.image.decode(ids).float().cpu()
         if x_0 is not None and hole is not None and isinstance(sample, DecodeConfig):
             x = torch.where(hole, x, x_0) if sample.blend else x
         return x
+
+    def _views(self, ids: Tensor, p: Tensor, again: Tensor) -> list[View]:
+        """The pictures of ids [n, N], of how likely each was, p [n, N], and which are masked again,
+        bool [n, N]."""
+        pictures = to_uint8(self.image.decode(ids).float().cpu())
+        side = self.image.side
+        p_side, again_side = (
+            x.unflatten(1, (side, side)).cpu().numpy() for x in (p.float(), again)
+        )
+        return [
+            View({"picture": image}, {"tokens": Tokens(confidence, masked)})
+            for image, confidence, masked in zip(pictures, p_side, again_side, strict=True)
+        ]
 
     def _hidden(self, hole: Tensor, strength: float, rng: BatchRng) -> Tensor:
         """The tokens [B, N] of an edit to draw anew: those that hole [B, 1, H, W] touches and their
