@@ -75,13 +75,13 @@ def test_the_counts_of_the_reference(N, T):
     _, heard = run(Table(normal(N, MASK + 1)), masked(2, N), T)
     assert [step for step, *_ in heard] == list(range(T))
     for place in range(2):
-        assert [int(again[place].sum()) for *_, again in heard] == COUNTS[N, T]
+        assert [int(again[place].sum()) for *_, again, _ in heard] == COUNTS[N, T]
 
 
 def test_each_step_keeps_one_and_masks_one():
     for N, T in ((3, 8), (2, 5), (1, 4), (5, 1)):
         _, heard = run(Table(normal(N, MASK + 1)), masked(1, N), T)
-        left = [int(again.sum()) for *_, again in heard]
+        left = [int(again.sum()) for *_, again, _ in heard]
         assert min(left) >= 1 and left[-1] == 1
         before = [N, *left]
         assert all(b > a or b == a == 1 for b, a in zip(before, left, strict=False))
@@ -91,9 +91,9 @@ def test_counts_are_of_what_was_masked_at_the_start():
     y = masked(2, 256)
     y[0, :128] = 3
     _, heard = run(Table(normal(256, MASK + 1)), y, 8)
-    counts = [int(again[0].sum()) for *_, again in heard]
+    counts = [int(again[0].sum()) for *_, again, _ in heard]
     assert counts[:-1] == [math.floor(128 * math.cos(math.pi / 2 * t / 8)) for t in range(1, 8)]
-    assert [int(again[1].sum()) for *_, again in heard] == COUNTS[256, 8]
+    assert [int(again[1].sum()) for *_, again, _ in heard] == COUNTS[256, 8]
 
 
 def test_known_tokens_stay_and_no_id_beyond_the_codes_is_drawn():
@@ -103,7 +103,7 @@ def test_known_tokens_stay_and_no_id_beyond_the_codes_is_drawn():
     y[:, ::3] = 5
     ids, heard = run(Table(logits), y, 6, choice_temperature=100.0)
     assert torch.equal(ids[:, ::3], y[:, ::3]) and int(ids.max()) < K
-    for _, _, confidence, again in heard:
+    for _, _, confidence, again, _ in heard:
         assert confidence[:, ::3].isinf().all() and not again[:, ::3].any()
 
 
@@ -111,7 +111,7 @@ def test_nothing_to_draw_draws_nothing():
     y = torch.randint(K, (2, 16), generator=torch.Generator().manual_seed(0))
     table = Table(normal(16, MASK + 1))
     ids, heard = run(table, y, 4)
-    assert torch.equal(ids, y) and not any(again.any() for *_, again in heard)
+    assert torch.equal(ids, y) and not any(again.any() for *_, again, _ in heard)
 
 
 def test_one_step_is_one_draw_and_the_last_ids_come_back():
@@ -127,7 +127,7 @@ def test_the_surest_are_kept_without_noise_and_the_noise_is_as_strong_as_asked()
     logits = torch.zeros(32, MASK + 1)
     logits[:, 0] = torch.arange(32.0)  # the further right, the surer
     _, heard = run(Table(logits), masked(1, 32), 4, choice_temperature=0.0)
-    for _, ids, confidence, again in heard:
+    for _, ids, confidence, again, _ in heard:
         n = int(again.sum())
         known = confidence.isinf()
         order = confidence.masked_fill(known, torch.inf).argsort(dim=1, stable=True)[0, :n]
@@ -137,7 +137,7 @@ def test_the_surest_are_kept_without_noise_and_the_noise_is_as_strong_as_asked()
     # Gumbel noise of scale c (1 - (s + 1) / T): its deviation is pi / sqrt(6) of that.
     N, T, c = 20_000, 8, 4.5
     _, heard = run(Table(torch.zeros(N, MASK + 1)), masked(1, N), T, choice_temperature=c)
-    for step, _, confidence, _ in heard:
+    for step, _, confidence, *_ in heard:
         noise = confidence[~confidence.isinf()]
         if step + 1 == T:
             assert torch.allclose(noise.float(), torch.tensor(-math.log(K)), atol=1e-4)
@@ -223,7 +223,7 @@ def test_halton_order_is_kept_and_spreads():
     assert sorted(order.tolist()) == list(range(64))
     assert order.argsort()[:3].tolist() == [2 * 8 + 4, 5 * 8 + 2, 0 * 8 + 6]  # 1/2, 1/3; 1/4, 2/3
     _, heard = run(Table(normal(64, MASK + 1)), masked(2, 64), 8, order=order)
-    for step, _, _, again in heard:
+    for step, _, _, again, _ in heard:
         n = max(1, math.floor(64 * math.acos((step + 1) / 8) / (math.pi / 2)))
         assert torch.equal(again[0], order >= 64 - n) and torch.equal(again[0], again[1])
     quarters = torch.stack([*order.view(8, 8).split(4)]).view(2, 4, 2, 4)

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ModelFn = Callable[[Tensor, Tensor], Tensor]
-OnStep = Callable[[int, Tensor, Tensor, Tensor], None]
-"""What hears of each step: its number, ids [B, N], confidences [B, N], and which are masked again
-[B, N]."""
+OnStep = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
+"""What hears of each step: its number, ids [B, N], confidences [B, N], which are masked again
+[B, N], and how likely the ids were, [B, N], 1 where they were known."""
 
 RATIOS: dict[str, Callable[[float], float]] = {
     "cosine": lambda r: math.cos(math.pi / 2 * r),
@@ -105,7 +105,7 @@ def decode(
         n = mask_count(unknown, masked.sum(dim=1), gamma(ratio))
         again = lowest(confidence, n)
         if on_step:
-            on_step(step, ids, p, again)
+            on_step(step, ids, confidence, again, p)
         y = torch.where(again, mask, ids)
     return ids
 

@@ -159,7 +159,7 @@ class Backend:
             tokens = self.image.encode(x_0.to(device)).cpu()
             tokens[self._hidden(hole, sample.strength, rng)] = self.mask
 
-        def after(step: int, ids: Tensor, p: Tensor, again: Tensor) -> None:
+        def after(step: int, ids: Tensor, _: Tensor, again: Tensor, p: Tensor) -> None:
             if on_step:
                 on_step(lambda rows: self._views(ids[list(rows)], p[list(rows)], again[list(rows)]))
 
