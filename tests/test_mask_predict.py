@@ -378,7 +378,9 @@ def test_a_row_s_loss_is_of_its_own_tokens(scenes):
 
 def test_sides_of_their_own_vocabularies(tmp_path):
     pairs = [SceneTexts("train", "en-zh")[i] for i in range(50)]
-    sides = Sides(train("words", [p.source for p in pairs]), train("words", [p.text for p in pairs]))
+    sides = Sides(
+        train("words", [p.source for p in pairs]), train("words", [p.text for p in pairs])
+    )
     backend = Backend(Config(data=PairData(length=30), model=SMALL), sides)
     net = backend.network()
     assert net.src_embedding.weight.shape[0] == sides.source.size

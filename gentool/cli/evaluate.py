@@ -43,6 +43,9 @@ def evaluate(
     num: Annotated[
         int, typer.Option("--num", "-n", metavar="N", min=1, help="Samples and examples.")
     ] = 512,
+    pictures: Annotated[
+        Path | None, value("x.png", "Pictures, each beside its reconstruction, go here.")
+    ] = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
@@ -80,6 +83,7 @@ def evaluate(
         judge,
         open_controls(loaded, control, classifier, device) if control else None,
         progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
+        pictures=pictures,
     )
     report(measure(request, metric or []), gate or [], as_json)
 
@@ -139,6 +143,7 @@ for _backend in BACKENDS:
         _backend,
         evaluate,
         backend=_backend,
+        **({} if getattr(_module, "TOKENS", False) else {"pictures": None}),
         section=_module.SampleConfig if draws(_backend) else _module.DecodeConfig,
         panel=f"{_backend} sampling (default: the checkpoint's)",
         **({} if _module.KIND == "text" else dict.fromkeys(("judge", "control", "classifier"))),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from gentool.device import pick_device
 from gentool.errors import UsageError, nearest
-from gentool.evaluate import images, texts
+from gentool.evaluate import images, texts, tokens
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.request import Request
 from gentool.training.validation import validation_loss
@@ -22,7 +22,12 @@ def loss(request: Request) -> list[Figure]:
 
 Metric = Callable[[Request], list[Figure]]
 METRICS: dict[str, dict[str, Metric]] = {
-    "images": {"loss": loss, "bpd": images.bound, "scenes": images.scenes},
+    "images": {
+        "loss": loss,
+        "bpd": images.bound,
+        "reconstruction": tokens.reconstruction,
+        "scenes": images.scenes,
+    },
     "text": {
         "loss": loss,
         "scenes": texts.scenes,
@@ -35,6 +40,7 @@ METRICS: dict[str, dict[str, Metric]] = {
     },
     "pairs": {"loss": loss},
 }
+NEEDS = {"bpd": "bound", "reconstruction": "image"}  # of the backend
 # Measured when asked for: a call of the network per step and example, or another package.
 SLOW = ("bpd", "bound", "self-bleu")
 
@@ -45,6 +51,9 @@ def measure(request: Request, names: Sequence[str]) -> list[Figure]:
     Raises UsageError for an unknown metric.
     """
     metrics = dict(METRICS[request.kind if request.draws else "pairs"])
+    for name, part in NEEDS.items():
+        if not hasattr(request.loaded.backend, part):
+            metrics.pop(name, None)
     is_scenes = "scenes" in request.loaded.config.data.spec
     for name in names:
         if name not in metrics:

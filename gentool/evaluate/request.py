@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from gentool.checkpoint.load import Loaded
@@ -32,6 +33,7 @@ class Request:
     judge: str | None = None  # a checkpoint that samples are judged by
     controls: Controls | None = None  # what samples are asked for
     progress: Callable[[int, int], None] = lambda done, total: None
+    pictures: Path | None = None  # where those go that a metric shows
 
     @property
     def kind(self) -> str:
@@ -84,5 +86,5 @@ class Request:
             none = {"text_column": "", "mr_column": "", "attributes": ()} if is_text else {}
             chosen = replace(config, spec=("scenes",), split=split or "test", **none)
             return opened(chosen), chosen.split
-        language = {"language": "en"} if is_text else {}  # of scenes; other data have their own
-        return opened(replace(config, spec=(self.data,), split="train", **language)), "all"
+        # The language is that of scenes; other data have their own.
+        return opened(replace(config, spec=(self.data,), split="train", language="en")), "all"
