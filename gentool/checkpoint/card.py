@@ -28,7 +28,7 @@ def write_card(run: Path, run_config: RunConfig) -> None:
         ("seed", str(train["seed"])),
         ("training loss", _figure(metrics.get("loss"))),
         ("validation loss", _figure(metrics.get("val_loss"))),
-        ("sampling defaults", ", ".join(f"{k} {v}" for k, v in sample.items())),
+        ("sampling defaults", ", ".join(f"{k} {v}" for k, v in sample.items() if v != "")),
         ("written by", f"gentool {run_config.gentool_version}"),
     ]
     came = f"weights averaged over training (EMA),\ntrained with the recipe `{run_config.recipe}`."
