@@ -36,7 +36,7 @@ def class_names(loaded: Loaded) -> list[str]:
 
 def words(settings: Any) -> str:
     """ "steps 50, sampler ddim": sampling settings for a line or a model card."""
-    return ", ".join(f"{name} {value}" for name, value in asdict(settings).items())
+    return ", ".join(f"{name} {value}" for name, value in asdict(settings).items() if value != "")
 
 
 def draw_samples(

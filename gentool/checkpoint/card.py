@@ -72,7 +72,7 @@ A `{run_config.backend}` checkpoint of gentool: {came}
 
 
 def _pairs(section: Tree) -> str:
-    return ", ".join(f"{name} {value}" for name, value in section.items())
+    return ", ".join(f"{name} {value}" for name, value in section.items() if value != "")
 
 
 def _figure(value: float | None) -> str:
