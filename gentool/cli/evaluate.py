@@ -89,30 +89,39 @@ def scenes(
     gate: Gate = None,
     as_json: options.Json = False,
 ) -> None:
-    """Score pictures of the built-in world.
+    """Score pictures of the built-in world; with captions, say of each whether it shows its own.
 
     \b
     gentool eval scenes --images drawn/
     gentool eval scenes --images drawn.npy --captions captions.txt
     """
+    from gentool.data.scenes import caption
     from gentool.evaluate.files import read_images
-    from gentool.evaluate.scenes import captioned_figures, unconditional_figures
+    from gentool.evaluate.scenes import captioned_figures, unconditional_figures, verdicts
     from gentool.streams import stream_lines
 
     pixels = read_images(images)
+    where: dict[str, Any] = {"images": Path(images).name}
+    each: list[Figure] = []
     if captions is None:
         values = unconditional_figures(pixels)
     else:
         lines = list(stream_lines(captions))
         if len(lines) != len(pixels):
             raise UsageError(f"{len(pixels)} pictures but {len(lines)} captions")
-        values = captioned_figures(pixels, lines)
-    where = {"images": Path(images).name}
-    report(
-        [Figure(k, v, len(pixels), None, None, where) for k, v in values.items()],
-        gate or [],
-        as_json,
-    )
+        found = verdicts(pixels, lines)
+        values = captioned_figures(found)
+        for number, verdict in enumerate(found):
+            shows = caption(verdict.seen, "en", 0) if verdict.seen else None
+            told = {**where, "caption": verdict.caption, "shows": shows}
+            name, right = f"scene_right[{number}]", verdict.is_right
+            each.append(Figure(name, float(right), 1, None, None, told, detail=True))
+            if not as_json:
+                wrong = "" if right else f"   shows: {shows or 'no scene'}"
+                answer = "right" if right else "wrong"
+                console.result(f"{number:4}  {answer}  {verdict.caption}{wrong}")
+    figures = [Figure(k, v, len(pixels), None, None, where) for k, v in values.items()]
+    report(figures + each, gate or [], as_json)
 
 
 def report(figures: list[Figure], gates: list[str], as_json: bool) -> None:
