@@ -475,3 +475,15 @@ def test_a_token_cache_is_trained_on_in_place_of_pictures(cli, both, run, tmp_pa
     assert result.code == 4 and "not a whole token cache" in result.err
     result = cli(*train_it, tmp_path / "again", "--set", f"tokenizer.cache={tmp_path}")
     assert result.code == 3 and "gentool tokenizer cache" in result.err
+
+
+def test_eval_scores_captions_and_untrained_weights_score_nothing(cli, told):
+    result = cli("eval", "mvtm", "-c", told, "--metric", "scenes", "--num", 4, "--json")
+    assert result.code == 0, result.err
+    figures = {r["metric"]: r["value"] for r in result.records}
+    names = {f"{s}-{lang}" for s in ("test", "test-novel") for lang in ("en", "zh")}
+    assert {f"scene_accuracy[{name}]" for name in names} <= figures.keys()
+    assert not any(value for name, value in figures.items() if "accuracy" in name)
+    result = cli("eval", "mvtm", "-c", told, "--metric", "reconstruction", "--num", 8, "--json")
+    figures = {r["metric"]: r["value"] for r in result.records}
+    assert figures["scene_read_back"] == 0 and 0 < figures["codebook_usage"] <= 1
