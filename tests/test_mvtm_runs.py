@@ -426,3 +426,64 @@ def test_tokenizers_of_captions_and_pictures_are_both_tied_to_the_weights(cli, t
     shutil.rmtree(tmp_path / "text/tokenizer/text")
     result = cli("sample", "mvtm", "-c", tmp_path / "text")
     assert result.code == 4 and "is not the tokenizer" in result.err
+
+
+def test_a_token_cache_is_trained_on_in_place_of_pictures(cli, both, run, tmp_path, monkeypatch):
+    pictures, cache = load_checkpoint(run, "mvtm").config.data.spec[0], tmp_path / "tokens"
+    made = cli(
+        "tokenizer", "cache", "-t", run / "vq", "--data", pictures, "--set", "image_size=8",
+        "--set", "flip=true", "--views", 3, "--out", cache,
+    )  # fmt: skip
+    assert made.code == 0, made.err
+    loaded = load_checkpoint(run, "mvtm")
+    loaded.config.tokenizer.cache = str(cache)
+    train, held_out = loaded.backend.sources()
+    assert train.size + held_out.size == 24
+    loaded.config.tokenizer.cache = ""
+    plain = loaded.backend.sources()[0]
+    seen = set()
+    for seed in range(20):
+        rng = torch.Generator().manual_seed(seed)
+        found = loaded.backend.prepare(train, 3, rng, True)
+        seen.add(found.views.tobytes())
+        batch = loaded.backend.collate([found], BatchRng([rng]))
+        assert batch["ids"].shape == (1, 16) and "x" not in batch
+        original = loaded.backend.prepare(plain, 3, rng, False)
+        assert (found.key, found.label) == (original.key, original.label)
+        either = torch.stack([original.image, original.image.flip(-1)])
+        assert (loaded.backend.image.encode(either) == batch["ids"]).all(dim=1).any()
+    assert len(seen) == 2  # of three views some are mirrored, some are not
+
+    encoded = []
+    encode = type(loaded.backend.image).encode
+    monkeypatch.setattr(
+        type(loaded.backend.image), "encode",
+        lambda self, x: encoded.append(len(x)) or encode(self, x),
+    )  # fmt: skip
+    train_it = ("train", "mvtm", "--recipe", both, "--steps", 2, "--set", "train.validate_every=0")
+    train_it += ("--set", f"tokenizer.cache={cache}", "--set", f"tokenizer.image={run}", "--out")
+    assert cli(*train_it, tmp_path / "run").code == 0 and not encoded
+    result = cli(*train_it, tmp_path / "again", "--set", "tokenizer.image=", "--dry-run")
+    assert result.code == 2 and "tokenizer.image=RUN" in result.err
+    about = (cache / "about.json").read_text()
+    (cache / "about.json").write_text(about.replace('"tokenizer": "', '"tokenizer": "0'))
+    result = cli(*train_it, tmp_path / "again")
+    assert result.code == 4 and "another tokenizer" in result.err
+    (cache / "about.json").write_text(about)
+    (cache / "records.jsonl").write_text("")
+    result = cli(*train_it, tmp_path / "again")
+    assert result.code == 4 and "not a whole token cache" in result.err
+    result = cli(*train_it, tmp_path / "again", "--set", f"tokenizer.cache={tmp_path}")
+    assert result.code == 3 and "gentool tokenizer cache" in result.err
+
+
+def test_eval_scores_captions_and_untrained_weights_score_nothing(cli, told):
+    result = cli("eval", "mvtm", "-c", told, "--metric", "scenes", "--num", 4, "--json")
+    assert result.code == 0, result.err
+    figures = {r["metric"]: r["value"] for r in result.records}
+    names = {f"{s}-{lang}" for s in ("test", "test-novel") for lang in ("en", "zh")}
+    assert {f"scene_accuracy[{name}]" for name in names} <= figures.keys()
+    assert not any(value for name, value in figures.items() if "accuracy" in name)
+    result = cli("eval", "mvtm", "-c", told, "--metric", "reconstruction", "--num", 8, "--json")
+    figures = {r["metric"]: r["value"] for r in result.records}
+    assert figures["scene_read_back"] == 0 and 0 < figures["codebook_usage"] <= 1

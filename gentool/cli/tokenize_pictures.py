@@ -1,11 +1,13 @@
 """What `gentool tokenizer` does where the tokens are those of pictures."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from gentool.cli import options
 from gentool.cli.console import console
+from gentool.cli.options import value
 from gentool.cli.pictures import write
-from gentool.errors import BadDataError
+from gentool.errors import BadDataError, UsageError
 from gentool.resources import read_recipe
 from gentool.settings import merge, parse_assignment
 from gentool.streams import place
@@ -51,3 +53,61 @@ def train(data: list[str], out: Path, size: int | None, assign: list[str]) -> No
     del tree["backend"]
     plan = start.Plan("vq", name, tree, given, recipe_given=False, out=out)
     start.train(plan, "auto", None, None, console)
+
+
+def cache(
+    tokenizer: Annotated[
+        str,
+        value(
+            "DIR|CKPT", "A run of vq, its tokenizer, or an mvtm checkpoint.", "-t", "--tokenizer"
+        ),
+    ],
+    data: Annotated[list[str], value("SPEC", "Pictures, as for `gentool train mvtm`; repeatable.")],
+    out: Annotated[Path, value("DIR", "The new folder.", "--out", "-o")],
+    views: Annotated[
+        int,
+        value(
+            "N",
+            "Of each picture, mirrored and cut as data.flip and data.crop say.",
+            min=1,
+            show_default=True,
+        ),
+    ] = 1,
+    num: Annotated[
+        int | None, value("N", "The first N pictures. (default: all)", "--num", "-n", min=1)
+    ] = None,
+    assign: Annotated[
+        list[str] | None,
+        value("KEY=VALUE", "A data setting, e.g. flip=true; repeatable.", "--set"),
+    ] = None,
+    device: options.Device = "auto",
+) -> None:
+    """Make the tokens of pictures once, for `gentool train mvtm` to train on.
+
+    \b
+    gentool tokenizer cache -t runs/vq --data photos/ --set flip=true --views 4 -o tokens
+    gentool train mvtm --data photos/ --set tokenizer.image=runs/vq --set tokenizer.cache=tokens
+
+    What training holds out for validation is not in it.
+    """  # fmt: skip
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UsageError(f"{out} already exists", "choose another --out")
+    from gentool.checkpoint.tokenizer import find_tokenizer
+    from gentool.data.config import ImageData
+    from gentool.device import pick_device
+    from gentool.settings import build
+    from gentool.tokenizers.cache import build as build_cache
+
+    found = find_tokenizer(tokenizer)
+    found = getattr(found, "image", found)
+    if found.kind != "vq":
+        raise UsageError(f"{tokenizer} is a tokenizer of texts", "a run of `gentool train vq`")
+    tree: dict[str, Any] = {"spec": data}
+    for text in assign or []:
+        tree = merge(tree, parse_assignment(text.removeprefix("data.")))
+    n = build_cache(
+        out, found, build(ImageData, tree), views, num, pick_device(device),
+        lambda done, total: console.progress(done, total, {"cached": "pictures"}),
+    )  # fmt: skip
+    console.info(f"{n} pictures, {views} views each, of tokenizer {found.hash[:16]}")
+    console.result(str(out))

@@ -51,6 +51,9 @@ class PictureTokens(TokenizerConfig):
         "", "run or checkpoint whose image tokenizer is taken; empty: one is trained first"
     )
     recipe: str = setting("vq-scenes", "recipe of the image tokenizer that is trained first")
+    cache: str = setting(
+        "", "folder of `gentool tokenizer cache`, trained on in place of the pictures themselves"
+    )
 
 
 def has_tokens(config: Any) -> bool:

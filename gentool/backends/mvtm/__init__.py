@@ -95,7 +95,7 @@ class DecodeConfig(SampleConfig):
 
 @dataclass
 class Config:
-    """Everything an mvtm recipe can set."""
+    """Everything an mvtm recipe can set. Raises UsageError."""
 
     data: ImageData = field(default_factory=ImageData)
     tokenizer: PictureTokens = field(default_factory=PictureTokens)
@@ -114,3 +114,10 @@ class Config:
         )  # fmt: skip
     )
     sample: SampleConfig = field(default_factory=SampleConfig)
+
+    def __post_init__(self) -> None:
+        if self.tokenizer.cache and not self.tokenizer.image:
+            raise UsageError(
+                "tokenizer.cache holds tokens of a tokenizer that is there already",
+                "--set tokenizer.image=RUN names it",
+            )

@@ -1,10 +1,12 @@
 """mvtm for the shared layers: the only file that sees both the algorithm and the network."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,12 +25,13 @@ from gentool.backends.mvtm.algorithm import (
 from gentool.backends.mvtm.network import MaskedTransformer
 from gentool.data.holdout import train_and_validation
 from gentool.data.images import Picture, picture
-from gentool.data.source import Data, Example, Source, consecutive
+from gentool.data.source import Data, Source, consecutive
 from gentool.errors import BadDataError, UsageError
 from gentool.nn.text import Captions
 from gentool.protocol import Batch
 from gentool.render import grid, to_uint8
 from gentool.rng import BatchRng
+from gentool.tokenizers.cache import TokenCache, Tokens
 from gentool.tokenizers.pictures import PictureTokenizer
 from gentool.trace import OnStep, Tokens, View
 
@@ -65,19 +68,29 @@ class Backend:
                 f"model.classes is {classes}, the data have {found or 'no'} classes",
                 f"--set model.classes={found}",
             )
-        self._held_out = sources[1]
-        return sources
+        train, self._held_out = sources
+        if cache := self.config.tokenizer.cache:
+            train = TokenCache(Path(cache), self.image, train.fingerprint)
+        return train, self._held_out
 
     def prepare(
-        self, source: Source[Example], index: int, rng: torch.Generator, augment: bool
-    ) -> Picture:
-        return picture(source, index, self.config.data, rng, augment)
+        self, source: Source[Any], index: int, rng: torch.Generator, augment: bool
+    ) -> Picture | Tokens:
+        if not isinstance(source, TokenCache):
+            return picture(source, index, self.config.data, rng, augment)
+        found = source[index]
+        view = int(torch.randint(len(found.views), (), generator=rng))
+        return replace(found, views=found.views[view : view + 1])
 
-    def collate(self, examples: Sequence[Picture], rng: BatchRng) -> Batch:
+    def collate(self, examples: Sequence[Picture | Tokens], rng: BatchRng) -> Batch:
         masking = self.config.masking
-        x = torch.stack([example.image for example in examples])
         r, scores = rng.uniform(), rng.uniform(self.N)
-        batch = {"x": x, "hidden": random_mask(r, scores, masking.schedule)}
+        batch = {"hidden": random_mask(r, scores, masking.schedule)}
+        ids = [e.views[0].astype(np.int64) for e in examples if isinstance(e, Tokens)]
+        if ids:
+            batch["ids"] = torch.from_numpy(np.stack(ids))
+        else:
+            batch["x"] = torch.stack([e.image for e in examples if isinstance(e, Picture)])
         dropped = rng.uniform() < masking.drop_condition  # [B]
         if self.config.model.classes:
             y = torch.tensor([_label(example) for example in examples])
@@ -88,7 +101,7 @@ class Backend:
         return batch
 
     def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
-        y = self.image.encode(batch["x"])  # [B, N]
+        y = batch["ids"] if "ids" in batch else self.image.encode(batch["x"])  # [B, N]
         told = self._told(batch.get("y"), batch.get("text"))
         model_fn = partial(network, **told)
         smoothing = self.config.masking.label_smoothing
@@ -256,7 +269,7 @@ class Backend:
             self.no_condition()
 
 
-def _label(example: Picture) -> int:
+def _label(example: Picture | Tokens) -> int:
     if example.label is None:
         raise BadDataError(f"{example.key} has no class", "model.classes = 0 trains without")
     return example.label
