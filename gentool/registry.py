@@ -14,7 +14,9 @@ BACKENDS = {
     "diffusion-lm": "gentool.backends.diffusion_lm",
     "mask-predict": "gentool.backends.mask_predict",
 }
-HELPERS: dict[str, str] = {}
+HELPERS = {
+    "judge": "gentool.evaluate.judge",
+}
 # Formats of other libraries that checkpoints are converted from and to.
 FORMATS = {
     "diffusers": "gentool.backends.ddpm.diffusers",

@@ -15,6 +15,7 @@ from gentool.errors import BadDataError, UsageError
 from gentool.protocol import Line
 from gentool.rng import BatchRng
 from gentool.settings import Tree, build, merge
+from gentool.trace import Look, Recorder
 
 Item = TypeVar("Item")
 
@@ -51,22 +52,28 @@ def draw_samples(
     device: str = "auto",
     precision: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    recorder: Recorder | None = None,
 ) -> Iterator[tuple[Sequence[int], Any]]:
     """The samples `indices` of `seed`, batch by batch: (indices, what the backend's `draw` gives).
 
     given: what the backend's `draw` takes beside noise, a row for each of `indices`. passes: times
     each step is walked. candidate: another draw of the same sample. precision None: fp32 on a CPU,
-    `auto` elsewhere. progress is told of denoising steps done.
+    `auto` elsewhere. progress is told of denoising steps done, recorder shown them; it is for one
+    candidate of each sample.
     """
     chosen = pick_device(device)
     bf16 = use_bf16(precision or ("fp32" if chosen.type == "cpu" else "auto"), chosen)
     network = loaded.network.to(chosen)
     starts = range(0, len(indices), batch_size)
-    total, done = len(starts) * settings.steps * passes, 0
+    each = settings.steps * passes
+    total, done = len(starts) * each, 0
+    batch: Sequence[int] = ()
 
-    def on_step(*_: object) -> None:
+    def on_step(look: Look) -> None:
         nonlocal done
         done += 1
+        if recorder and candidate == 0:
+            recorder.step(batch, (done - 1) % each + 1, each, look)
         progress(done, total)
 
     for start in starts:
@@ -87,7 +94,7 @@ def draw_texts(
     With settings.mbr above 1 each is the one of so many candidates that is most like the others.
     """
     if settings.mbr > 1:
-        _sentence_bleu()  # is it there? Not to be found out after all that drawing
+        sentence_bleu_for("--mbr")  # is it there? Not to be found out after all that drawing
     done = [0] * settings.mbr
     tell = how.pop("progress", lambda done, total: None)
 
@@ -120,7 +127,7 @@ def draw_texts(
 def most_alike(candidates: Sequence[Sequence[int]]) -> int:
     """Minimum Bayes risk: the number of the candidate with the greatest BLEU against the others, on
     average. Candidates are tokens, as a language without spaces has no words to count."""
-    bleu = _sentence_bleu()
+    bleu = sentence_bleu_for("--mbr")
     texts = [" ".join(map(str, ids)) for ids in candidates]
     scores = [
         sum(bleu(mine, [other], tokenize="none").score for other in texts[:i] + texts[i + 1 :])
@@ -129,12 +136,13 @@ def most_alike(candidates: Sequence[Sequence[int]]) -> int:
     return max(range(len(texts)), key=scores.__getitem__)
 
 
-def _sentence_bleu() -> Callable[..., Any]:
+def sentence_bleu_for(what: str) -> Callable[..., Any]:
+    """sacrebleu's sentence BLEU. Raises UsageError, naming `what`, where that is not installed."""
     try:
         from sacrebleu import sentence_bleu
     except ImportError:
         raise UsageError(
-            "--mbr needs sacrebleu, which is not installed", "pip install 'gentool[eval]'"
+            f"{what} needs sacrebleu, which is not installed", "pip install 'gentool[eval]'"
         ) from None
     return sentence_bleu
 
@@ -171,6 +179,8 @@ def fill_lines(
             "w": torch.tensor([job.w for _, job in todo]),
             "known": torch.tensor([job.known for _, job in todo]),
         }
+        if recorder := how.get("recorder"):
+            recorder.prompt = {number: str(line) for number, line in batch}.__getitem__
         for candidate in range(num):
             drawn = draw_samples(
                 loaded, indices, seed, settings, given=given, candidate=candidate, **how

@@ -28,11 +28,11 @@ def test_every_picture_and_page_that_is_linked_exists():
 
 
 def test_every_setting_in_the_docs_exists():
-    from gentool.registry import BACKENDS, options_module
+    from gentool.registry import BACKENDS, HELPERS, options_module
     from gentool.settings import flatten, to_tree
 
     known = set()
-    for backend in BACKENDS:
+    for backend in BACKENDS | HELPERS:
         known |= flatten(to_tree(options_module(backend).Config())).keys()
     for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
         named = re.findall(SETTING, page.read_text())

@@ -9,7 +9,7 @@ from torch import nn
 from gentool.checkpoint.config import RunConfig, read_config
 from gentool.checkpoint.weights import read_weights
 from gentool.errors import BadCheckpointError, NotFoundError, UsageError, nearest
-from gentool.registry import backend_class, options_module
+from gentool.registry import BACKENDS, backend_class, options_module
 from gentool.resources import shipped
 from gentool.rng import torch_seed
 from gentool.settings import build
@@ -29,10 +29,11 @@ class Loaded:
     tokenizer: Tokenizer | None  # that the backend was built with, where it has tokens
 
 
-def find_checkpoint(name: str | None, backend: str) -> Path:
+def find_checkpoint(name: str | None, backend: str, option: str = "--checkpoint") -> Path:
     """The folder that `--checkpoint name` means: a shipped checkpoint's name, or a path.
 
-    Without a name: the shipped `BACKEND-scenes`. Raises NotFoundError.
+    Without a name: the shipped `BACKEND-scenes`. option: by which it is named. Raises
+    NotFoundError.
     """
     known = shipped("checkpoints")
     wanted = name or f"{backend}-scenes"
@@ -42,7 +43,7 @@ def find_checkpoint(name: str | None, backend: str) -> Path:
     if name is None:
         raise NotFoundError(
             f"no {wanted} checkpoint is installed",
-            f"`gentool train {backend}` trains one; --checkpoint DIR names another",
+            f"`gentool train {backend}` trains one; {option} DIR names another",
         )
     hint = nearest(wanted, known) if known else f"`gentool train {backend}` trains one"
     raise NotFoundError(f"no checkpoint {wanted!r}", hint)
@@ -54,7 +55,9 @@ def load_checkpoint(folder: Path, backend: str) -> Loaded:
     if run_config.backend != backend:
         raise BadCheckpointError(
             f"{folder} is a {run_config.backend} checkpoint, not {backend}",
-            f"use the {run_config.backend} sub-command",
+            f"use the {run_config.backend} sub-command"
+            if backend in BACKENDS
+            else f"`gentool train {backend}` trains one",
         )
     tensors, step, tokenizer = read_weights(folder, run_config.config)
     if ("tokenizer" in run_config.config) != (tokenizer is not None):

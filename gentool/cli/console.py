@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +21,8 @@ class Console:
     def __init__(self) -> None:
         self.quiet = False
         self.debug = bool(os.environ.get("GENTOOL_DEBUG"))
+        self.arguments: Sequence[str] = ()  # what was typed after gentool
+        self.playing = False  # a trace is where the bar would be
         self._bar: Any = None
         self._task: Any = None
         self._last = time.monotonic()
@@ -54,7 +57,7 @@ class Console:
 
     def progress(self, done: int, total: int, fields: dict[str, str]) -> None:
         """A bar on a terminal, a line every few seconds elsewhere. A total of 0 is not known."""
-        if self.quiet or _rank():
+        if self.quiet or self.playing or _rank():
             return
         if sys.stderr.isatty():
             self._draw_bar(done, total, fields)

@@ -11,6 +11,7 @@ from gentool.cli.console import console
 from gentool.cli.decode_text import decode_text
 from gentool.cli.options import value
 from gentool.cli.pictures import Out, with_blanks, write
+from gentool.cli.tracing import Trace, tracing
 from gentool.cli.translate import translate
 from gentool.errors import BadDataError, UsageError
 from gentool.registry import BACKENDS, draws, options_module
@@ -42,6 +43,7 @@ def decode(
     ] = None,
     seed: options.Seed = 0,
     out: Out = None,
+    trace: Trace = None,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
     precision: options.Precision = None,
@@ -72,11 +74,14 @@ def decode(
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.inputs import box_hole, class_index, mask_hole, read_image
     from gentool.outputs import check_target, free_name
+    from gentool.render.traces import check_trace_target
     from gentool.sampling import class_names, draw_samples, sample_settings, words
     from gentool.streams import stream_lines
 
     if out:
         check_target(out)
+    if trace:
+        check_trace_target(trace)
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
     chosen = sample_settings(loaded, settings, options_module(backend).DecodeConfig)
     shape = loaded.backend.shape
@@ -103,25 +108,27 @@ def decode(
         given["x_0"] = read_image(image, shape).expand(len(good), *shape)
         given["hole"] = hole.expand(len(good), *hole.shape)
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
-    drawn = draw_samples(
-        loaded,
-        good,
-        seed,
-        chosen,
-        given=given,
-        passes=chosen.resample if image else 1,
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
-        progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
-    )
 
     def facts(number: int) -> dict[str, Any]:
         return {"seed": seed, "class": lines[number], "skipped": number in bad}
 
     target = out or free_name(f"{backend}-seed{seed}")
-    batches = with_blanks(drawn, bad, shape)
-    write(batches, (len(lines), *shape), target, facts if as_json else None)
+    with tracing(trace, "decode", loaded, chosen, seed, lines.__getitem__) as recorder:
+        drawn = draw_samples(
+            loaded,
+            good,
+            seed,
+            chosen,
+            given=given,
+            passes=chosen.resample if image else 1,
+            batch_size=batch_size,
+            device=device,
+            precision=precision,
+            progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
+            recorder=recorder,
+        )
+        batches = with_blanks(drawn, bad, shape)
+        write(batches, (len(lines), *shape), target, facts if as_json else None)
     if bad:
         raise BadDataError(
             f"{len(bad)} of {len(lines)} lines were skipped, white pictures stand in"

@@ -9,6 +9,7 @@ from gentool.cli.answers import OnError, check_on_error, write_answers
 from gentool.cli.console import console
 from gentool.cli.options import value
 from gentool.cli.sample_text import Out
+from gentool.cli.tracing import Trace, tracing
 from gentool.registry import options_module
 
 
@@ -29,6 +30,7 @@ def decode_text(
     ] = 1,
     seed: options.Seed = 0,
     out: Out = "-",
+    trace: Trace = None,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
     precision: options.Precision = None,
@@ -45,17 +47,21 @@ def decode_text(
     """
     check_on_error(on_error)
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
+    from gentool.render.traces import check_trace_target
     from gentool.sampling import fill_lines, sample_settings, words
     from gentool.streams import stream_any_lines
 
+    if trace:
+        check_trace_target(trace)
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
     section = options_module(backend).DecodeConfig
     chosen = sample_settings(loaded, settings, section)
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
-    how = {"batch_size": batch_size, "device": device, "precision": precision}
-    filled = fill_lines(loaded, stream_any_lines(inputs or "-"), seed, chosen, num, **how)
+    how: dict[str, Any] = {"batch_size": batch_size, "device": device, "precision": precision}
 
     def record(number: int, text: object) -> dict[str, Any]:
         return {"line": number + 1, "seed": seed, "text": text if isinstance(text, str) else ""}
 
-    write_answers(filled, record, out, num=num, on_error=on_error, as_json=as_json)
+    with tracing(trace, "decode", loaded, chosen, seed) as how["recorder"]:
+        filled = fill_lines(loaded, stream_any_lines(inputs or "-"), seed, chosen, num, **how)
+        write_answers(filled, record, out, num=num, on_error=on_error, as_json=as_json)

@@ -27,11 +27,15 @@ def evaluate(
     checkpoint: options.Checkpoint = None,
     metric: Annotated[
         list[str] | None,
-        value("NAME", "What to measure; repeatable. (default: all that fit, but bpd)"),
+        value("NAME", "What to measure; repeatable. (default: the quick ones that fit)"),
     ] = None,
     data: Annotated[
         str | None,
         value("SPEC", "Data to measure against. (default: what the run held out)"),
+    ] = None,
+    judge: Annotated[
+        str | None,
+        value("DIR|NAME", "Whom to ask how likely samples are. (default: judge-scenes)"),
     ] = None,
     num: Annotated[
         int, typer.Option("--num", "-n", metavar="N", min=1, help="Samples and examples.")
@@ -69,6 +73,7 @@ def evaluate(
         device,
         batch_size,
         precision,
+        judge,
         progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
     )
     report(measure(request, metric or []), gate or [], as_json)
@@ -131,5 +136,6 @@ for _backend in BACKENDS:
         backend=_backend,
         section=_module.SampleConfig if draws(_backend) else _module.DecodeConfig,
         panel=f"{_backend} sampling (default: the checkpoint's)",
+        **({} if _module.KIND == "text" else {"judge": None}),
     )
 add_command(app, "scenes", scenes)

@@ -1,45 +1,81 @@
-"""`gentool inspect CHECKPOINT`."""
+"""`gentool inspect`: checkpoints, the curves of runs, and traces."""
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gentool.cli import options
 from gentool.cli.console import console
+from gentool.cli.options import value
 from gentool.cli.tokenize import facts as tokenizer_facts
-from gentool.errors import NotFoundError
+from gentool.errors import NotFoundError, UsageError
 from gentool.resources import shipped
 from gentool.settings import flatten
 
 
 def inspect(
-    checkpoint: Annotated[
-        str,
+    checkpoints: Annotated[
+        list[str],
         typer.Argument(
-            metavar="DIR|NAME",
-            help="A run's folder, or the name of a shipped checkpoint.",
+            metavar="RUN|NAME|TRACE...",
+            help="A run's folder, the name of a shipped checkpoint, or a trace, FILE.jsonl.",
             autocompletion=options.starting_with(lambda: list(shipped("checkpoints"))),
         ),
     ],
+    plot: Annotated[
+        str | None,
+        value(
+            "FILE",
+            "Draw instead: the curves of runs, FILE.png, .svg or .pdf; a trace, as --trace does.",
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Describe a checkpoint and verify its weights and states.
+    """Describe checkpoints and verify their weights and states; draw curves and traces.
 
     \b
     gentool inspect ddpm-scenes
     gentool inspect runs/mine --json
+    gentool inspect runs/mine runs/other --plot curves.png
+    gentool inspect how.jsonl --plot how.gif
     """
+    places = [shipped("checkpoints").get(name, Path(name)) for name in checkpoints]
+    for name, place in zip(checkpoints, places, strict=True):
+        if not place.exists():
+            raise NotFoundError(f"no checkpoint {name!r}", "gentool list checkpoints")
+    traces = [place for place in places if place.is_file() and place.suffix == ".jsonl"]
+    if plot and traces:
+        if len(places) > 1:
+            raise UsageError("--plot draws one trace at a time")
+        _draw_trace(traces[0], plot)
+    elif plot:
+        _draw_curves(dict(zip(checkpoints, places, strict=True)), plot)
+    else:
+        for number, place in enumerate(places):
+            _print(_trace_facts(place) if place in traces else _facts(place), number, as_json)
+
+
+def _print(facts: dict[str, Any], number: int, as_json: bool) -> None:
+    if as_json:
+        console.record(facts)
+        return
+    if number:
+        console.result("")
+    for name, fact in flatten(facts).items():
+        console.result(f"{name:28} {fact}")
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What there is to know of a checkpoint."""
     from gentool.checkpoint.config import read_config
     from gentool.checkpoint.state import read_state, states
     from gentool.checkpoint.weights import read_weights
 
-    folder = shipped("checkpoints").get(checkpoint, Path(checkpoint))
-    if not folder.exists():
-        raise NotFoundError(f"no checkpoint {checkpoint!r}", "gentool list checkpoints")
     run_config = read_config(folder)
     tensors, step, tokenizer = read_weights(folder, run_config.config)
-    facts = {
+    return {
         "folder": str(folder),
         "backend": run_config.backend,
         "recipe": run_config.recipe,
@@ -54,8 +90,38 @@ def inspect(
         "metrics": run_config.metrics,
         "config": run_config.config,
     }
-    if as_json:
-        console.record(facts)
+
+
+def _trace_facts(path: Path) -> dict[str, Any]:
+    from gentool.render.records import read
+
+    trace = read(path)
+    return {"trace": str(path), **trace.facts, "samples": list(trace.samples())}
+
+
+def _draw_curves(runs: dict[str, Path], target: str) -> None:
+    from gentool.render.plots import check_plot_target, curves
+    from gentool.training.run import Log
+
+    check_plot_target(target)
+    for name, folder in runs.items():
+        if not (folder / "log.jsonl").is_file():
+            raise NotFoundError(f"{name} has no log.jsonl, so there are no curves")
+    curves({name: Log(folder).records() for name, folder in runs.items()}, Path(target))
+    console.result(target)
+
+
+def _draw_trace(path: Path, target: str) -> None:
+    from gentool.render.records import read
+    from gentool.render.traces import check_trace_target, write_trace
+
+    check_trace_target(target, "--plot")
+    trace = read(path)
+    if target == "-":
+        from gentool.render.terminal import replay
+
+        replay(trace, sys.stderr)
         return
-    for name, value in flatten(facts).items():
-        console.result(f"{name:28} {value}")
+    if warning := write_trace(trace, Path(target)):
+        console.warn(warning)
+    console.result(target)

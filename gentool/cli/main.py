@@ -87,6 +87,7 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; its exit code."""
+    console.arguments = arguments
     try:
         code = app(list(arguments), prog_name="gentool", standalone_mode=False)
         sys.stdout.flush()

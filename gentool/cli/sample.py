@@ -9,6 +9,7 @@ from gentool.cli.console import console
 from gentool.cli.options import value
 from gentool.cli.pictures import Out, write
 from gentool.cli.sample_text import sample_text
+from gentool.cli.tracing import Trace, tracing
 from gentool.errors import UsageError
 from gentool.registry import BACKENDS, draws, options_module
 
@@ -36,6 +37,7 @@ def sample(
         Path | None, value("x_T.npy", "Start from this noise, [N, C, H, W].")
     ] = None,
     out: Out = None,
+    trace: Trace = None,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
     precision: options.Precision = None,
@@ -48,6 +50,7 @@ def sample(
     gentool sample {backend} -n 64 --steps 50 --seed 3 --out grid.png
     gentool sample {backend} --index 17 --out - | display
     gentool sample {backend} -c runs/mine -n 8 --class cat --class dog
+    gentool sample {backend} -n 4 --steps 50 --trace how.html
 
     Sample I of a seed is the same in any batch, number or order.
     """
@@ -58,10 +61,13 @@ def sample(
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.inputs import class_index, read_noise
     from gentool.outputs import check_target, free_name
+    from gentool.render.traces import check_trace_target
     from gentool.sampling import class_names, draw_samples, sample_settings, words
 
     if out:
         check_target(out)
+    if trace:
+        check_trace_target(trace)
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
     chosen = sample_settings(loaded, settings)
     shape = loaded.backend.shape
@@ -82,25 +88,29 @@ def sample(
     if noise is not None:
         given["x_T"] = noise[indices.start : indices.stop]
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
-    batches = draw_samples(
-        loaded,
-        indices,
-        seed,
-        chosen,
-        given=given,
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
-        progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
-    )
+
+    def label(number: int) -> str:
+        return labels[int(y[number - indices.start])] if rows else ""
 
     def facts(number: int) -> dict[str, Any]:
-        label = {"class": labels[int(y[number - indices.start])]} if rows else {}
-        return {"seed": seed, **label}
+        return {"seed": seed, **({"class": label(number)} if rows else {})}
 
     target = out or free_name(f"{backend}-seed{seed}")
     columns = each if len(rows) > 1 else None
-    write(batches, (len(indices), *shape), target, facts if as_json else None, columns)
+    with tracing(trace, "sample", loaded, chosen, seed, label) as recorder:
+        batches = draw_samples(
+            loaded,
+            indices,
+            seed,
+            chosen,
+            given=given,
+            batch_size=batch_size,
+            device=device,
+            precision=precision,
+            progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
+            recorder=recorder,
+        )
+        write(batches, (len(indices), *shape), target, facts if as_json else None, columns)
 
 
 def _refuse(backend: str) -> None:

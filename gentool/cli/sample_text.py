@@ -6,6 +6,8 @@ from typing import Annotated, Any
 from gentool.cli import options
 from gentool.cli.console import console
 from gentool.cli.options import value
+from gentool.cli.tracing import Trace, tracing
+from gentool.errors import UsageError
 
 Out = Annotated[
     str, value("FILE|-", "A sample on each line. (default: standard output)", "--out", "-o")
@@ -20,6 +22,7 @@ def sample_text(
     seed: options.Seed = 0,
     index: Annotated[int | None, value("I", "Draw only sample I of the seed.", min=0)] = None,
     out: Out = "-",
+    trace: Trace = None,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
     precision: options.Precision = None,
@@ -36,24 +39,31 @@ def sample_text(
     """
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.outputs import text_file
+    from gentool.render.traces import check_trace_target
     from gentool.sampling import draw_texts, sample_settings, words
 
+    if trace:
+        check_trace_target(trace)
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
     chosen = sample_settings(loaded, settings)
+    if trace and chosen.mbr > 1:
+        raise UsageError("--trace shows one candidate of each sample", "--mbr 1")
     indices = range(num) if index is None else range(index, index + 1)
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
-    drawn = draw_texts(
-        loaded,
-        indices,
-        seed,
-        chosen,
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
-        progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
-    )
     ties = tokens = 0
-    with text_file(out) as file:
+    tracer = tracing(trace, "sample", loaded, chosen, seed)
+    with text_file(out) as file, tracer as recorder:
+        drawn = draw_texts(
+            loaded,
+            indices,
+            seed,
+            chosen,
+            batch_size=batch_size,
+            device=device,
+            precision=precision,
+            progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
+            recorder=recorder,
+        )
         for number, line in drawn:
             record = {"index": number, "seed": seed, "text": line.text, "tokens": line.tokens}
             record |= {"ties": line.ties}

@@ -23,10 +23,19 @@ def loss(request: Request) -> list[Figure]:
 Metric = Callable[[Request], list[Figure]]
 METRICS: dict[str, dict[str, Metric]] = {
     "images": {"loss": loss, "bpd": images.bound, "scenes": images.scenes},
-    "text": {"loss": loss, "scenes": texts.scenes, "diversity": texts.diversity},
+    "text": {
+        "loss": loss,
+        "scenes": texts.scenes,
+        "diversity": texts.diversity,
+        "self-bleu": texts.self_bleu,
+        "copies": texts.copies,
+        "judge": texts.judge,
+        "bound": texts.bound,
+    },
     "pairs": {"loss": loss},
 }
-SLOW = ("bpd",)  # a call of the network per step and example: measured when asked for
+# Measured when asked for: a call of the network per step and example, or another package.
+SLOW = ("bpd", "bound", "self-bleu")
 
 
 def measure(request: Request, names: Sequence[str]) -> list[Figure]:
@@ -41,5 +50,6 @@ def measure(request: Request, names: Sequence[str]) -> list[Figure]:
             raise UsageError(f"no metric {name!r}", nearest(name, metrics))
         if name == "scenes" and not is_scenes:
             raise UsageError("metric 'scenes' is for models of scenes")
-    usual = [name for name in metrics if name not in SLOW and (name != "scenes" or is_scenes)]
+    fits = {"scenes": is_scenes, "copies": not is_scenes, "judge": request.judge is not None}
+    usual = [name for name in metrics if name not in SLOW and fits.get(name, True)]
     return [figure for name in names or usual for figure in metrics[name](request)]

@@ -8,10 +8,12 @@ from typing import Any
 from gentool.checkpoint.load import Loaded
 from gentool.data.images import open_images
 from gentool.data.source import Data
+from gentool.data.stream import open_stream
 from gentool.data.text import open_texts
 from gentool.evaluate.figures import Figure
 from gentool.registry import draws, options_module
 from gentool.sampling import draw_texts
+from gentool.training.validation import SEED
 
 
 @dataclass
@@ -26,6 +28,7 @@ class Request:
     device: str
     batch_size: int
     precision: str | None
+    judge: str | None = None  # a checkpoint that samples are judged by
     progress: Callable[[int, int], None] = lambda done, total: None
 
     @property
@@ -58,6 +61,12 @@ class Request:
         """`values`, measured on the samples, as figures."""
         made = self.drawn_with()
         return [Figure(k, v, self.num, self.seed, None, made) for k, v in values.items()]
+
+    def held_out_texts(self, source: Data) -> list[str]:
+        """`num` texts of the held-out data (all of them, if there are fewer), always the same."""
+        places = open_stream(source, SEED).next(min(self.num, source.size or self.num))
+        texts = [place.source[place.index].text for place in places]
+        return [text for text in texts if text]
 
     def held_out(self) -> tuple[Data, str]:
         """The data to measure on, and its split in words."""

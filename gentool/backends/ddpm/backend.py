@@ -14,13 +14,14 @@ from gentool.data.images import Picture, picture
 from gentool.data.source import Data, Example, Source
 from gentool.diffusion.bound import prior_term, step_term
 from gentool.diffusion.gaussian import Gaussian
-from gentool.diffusion.samplers import OnStep, repaint
+from gentool.diffusion.samplers import repaint
 from gentool.diffusion.samplers import sample as walk
 from gentool.diffusion.schedules import SCHEDULES
 from gentool.errors import BadDataError, UsageError
 from gentool.protocol import Batch
 from gentool.render import grid, to_uint8
 from gentool.rng import BatchRng
+from gentool.trace import OnStep, View
 
 
 class Backend:
@@ -148,15 +149,20 @@ class Backend:
         noise = rng.normal(*self.shape)  # drawn in any case: the draws after it are the same
         x = (noise if x_T is None else x_T).to(device)
         variance = self.variance(sample)
+
+        def after(_: int, x_t: Tensor, x_0_hat: Tensor) -> None:
+            if on_step:
+                on_step(lambda rows: _views(rows, x_t, x_0_hat))
+
         if hole is not None and x_0 is not None:
             assert isinstance(sample, DecodeConfig)
             x = repaint(
                 denoise, x, chain, rng, x_0=x_0.to(device), hole=hole.to(device),
                 jump=sample.jump, resample=sample.resample, variance=variance,
-                noise_scale=sample.noise_scale, on_step=on_step,
+                noise_scale=sample.noise_scale, on_step=after,
             )  # fmt: skip
         else:
-            x = walk(denoise, x, chain, rng, sample, variance=variance, on_step=on_step)
+            x = walk(denoise, x, chain, rng, sample, variance=variance, on_step=after)
         return x.float().cpu().clamp(-1, 1)
 
     @torch.no_grad()
@@ -209,6 +215,12 @@ class Backend:
             )
         if y is None or sample.guidance_scale != 1.0 or bool((y == self.null_class).any()):
             self.no_class()
+
+
+def _views(rows: Sequence[int], x_t: Tensor, x_0_hat: Tensor) -> list[View]:
+    """What is on its way and where it seems to lead."""
+    pictures = [to_uint8(x[list(rows)]) for x in (x_t, x_0_hat)]
+    return [View({"x_t": a, "x_0_hat": b}) for a, b in zip(*pictures, strict=True)]
 
 
 def _label(example: Picture) -> int:

@@ -72,6 +72,17 @@ def nearest(x: Tensor, E: Tensor) -> Tensor:
     return rounding_logits(x, E, -E.square().sum(dim=1) / 2).argmax(dim=-1)
 
 
+def word_posterior(x_t: Tensor, E: Tensor, alpha_bar: float, sigma_0: float) -> Tensor:
+    """q(w | x_t), [..., V]: which word x_t [..., d] came from, were each as likely before.
+
+    x_t is Gaussian around sqrt(alpha_bar) Emb(w), with the noise of x_0 and that of the chain.
+    """
+    mean = alpha_bar**0.5 * E
+    variance = alpha_bar * sigma_0**2 + 1 - alpha_bar
+    logits = rounding_logits(x_t, mean, -mean.square().sum(dim=1) / 2)
+    return (logits / variance).softmax(dim=-1)
+
+
 def denoiser(
     model_fn: ModelFn,
     E: Tensor,

@@ -1,10 +1,11 @@
 """diffusion-lm for the shared layers: the only file that sees both algorithm and network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,9 +13,12 @@ from gentool.backends.diffusion_lm import Config, DecodeConfig, SampleConfig
 from gentool.backends.diffusion_lm.algorithm import (
     ModelFn,
     denoiser,
+    nearest,
     rounding_logits,
     training_loss,
+    word_posterior,
 )
+from gentool.backends.diffusion_lm.bound import bound
 from gentool.backends.diffusion_lm.infill import Infill, parse
 from gentool.backends.diffusion_lm.network import DiffusionTransformer
 from gentool.data.holdout import text_train_and_validation
@@ -22,15 +26,17 @@ from gentool.data.rows import Row, row
 from gentool.data.source import Data, Source
 from gentool.data.text import Text, is_pairs
 from gentool.diffusion.gaussian import Gaussian
-from gentool.diffusion.samplers import OnStep
 from gentool.diffusion.samplers import sample as walk
 from gentool.diffusion.schedules import SCHEDULES
 from gentool.errors import UsageError
 from gentool.protocol import Batch, Line
 from gentool.rng import BatchRng
 from gentool.tokenizers import Tokenizer
+from gentool.trace import OnStep, Tokens, View
 
-TIE = 0.1  # a token leads by less than this in log-probability: it could as well be the second
+# A token that leads by less than this in log-probability could as well be the second: a report on
+# the model's rounding. (What may turn with the batch size is a tie within 1e-4.)
+TIE = 0.1
 CLOSE = 0.05  # embeddings nearer to one another than this share of their norm have collapsed
 
 
@@ -131,15 +137,75 @@ class Backend:
         chain = self.chain.respaced(sample.steps, sample.spacing)
         denoise = denoiser(self._model_fn(network), E, chain, clamp=sample.clamp, known=known, w=w)
         x = rng.normal(self.length, self.config.model.embedding).to(device)
-        x = walk(denoise, x, chain, rng, sample, variance="fixed_small", on_step=on_step)
-        logits = rounding_logits(x, E, bias)
-        if known is not None:  # a blank is filled with words: the end of the sentence is given
-            logits = logits.masked_fill(~self._words.to(device), -torch.inf)
-        best = logits.log_softmax(dim=-1).topk(2, dim=-1)
+
+        def after(i: int, x_t: Tensor, x_0_hat: Tensor) -> None:
+            def look(rows: Sequence[int]) -> list[View]:
+                mine = list(rows)
+                if i == 0:
+                    p_word = self._rounded(x_t[mine], E, bias, known).softmax(dim=-1)
+                else:
+                    sigma_0 = float((1 - self.chain.alpha_bar[0]).sqrt())
+                    level = float(chain.alpha_bar_prev[i])
+                    p_word = word_posterior(x_t[mine], E, level, sigma_0)
+                given = None if w is None or known is None else (w[mine], known[mine])
+                return self._views(p_word, nearest(x_0_hat[mine], E), given)
+
+            if on_step:
+                on_step(look)
+
+        x = walk(denoise, x, chain, rng, sample, variance="fixed_small", on_step=after)
+        best = self._rounded(x, E, bias, known).log_softmax(dim=-1).topk(2, dim=-1)
         ids, margins = best.indices[..., 0], best.values[..., 0] - best.values[..., 1]
         if known is not None and w is not None:
             ids, margins = torch.where(known, w, ids), margins.masked_fill(known, torch.inf)
         return ids.cpu(), margins.cpu()
+
+    @torch.no_grad()
+    def bound(
+        self, network: nn.Module, examples: Sequence[Row], rng: BatchRng, sample: DecodeConfig
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The terms of the bound on -log p(w): (which part it belongs to, bits of each row [B]),
+        one call of the network and one draw of noise for each step.
+
+        With fewer steps than the chain's T it is the bound of that shorter chain.
+        """
+        sample.check(self.chain.T)
+        network.eval()
+        E, bias = network.get_parameter("embedding.weight"), network.get_parameter("bias")
+        w = torch.tensor([example.ids for example in examples], device=E.device)
+        chain = self.chain.respaced(sample.steps, sample.spacing)
+        denoise = denoiser(self._model_fn(network), E, chain, clamp=sample.clamp)
+        return bound(denoise, E, bias, w, chain, self.chain.alpha_bar[0], rng)
+
+    def _rounded(self, x: Tensor, E: Tensor, bias: Tensor, known: Tensor | None) -> Tensor:
+        """The logits by which x [B, L, d] is read off, [B, L, V]."""
+        logits = rounding_logits(x, E, bias)
+        if known is not None:  # a blank is filled with words: the end of the sentence is given
+            logits = logits.masked_fill(~self._words.to(logits.device), -torch.inf)
+        return logits
+
+    def _views(
+        self, p_word: Tensor, lead: Tensor, given: tuple[Tensor, Tensor] | None
+    ) -> list[View]:
+        """The likeliest words of x_t by p_word [N, L, V], and those that x_0_hat leads to, [N, L],
+        with how likely x_t makes them. given: w and known [N, L], what the network sees instead."""
+        found = {"x_t": p_word.argmax(dim=-1), "x_0_hat": lead}
+        views: list[dict[str, Tokens]] = [{} for _ in lead]
+        for name, ids in found.items():
+            p = p_word.gather(2, ids[:, :, None])[:, :, 0]
+            if given:
+                w, known = given
+                ids, p = torch.where(known, w, ids), p.masked_fill(known, 1.0)
+            masked = np.zeros(p.shape, dtype=bool)
+            rows = zip(views, p.float().cpu().numpy(), masked, ids.tolist(), strict=True)
+            for tokens, confidence, none, mine in rows:
+                tokens[name] = Tokens(confidence, none, self._shown(mine))
+        return [View(tokens=tokens) for tokens in views]
+
+    def _shown(self, ids: Sequence[int]) -> tuple[str, ...]:
+        """Tokens as people see them; nothing for padding."""
+        pad = self.tokenizer.special("pad")
+        return tuple("" if id == pad else self.tokenizer.token(id) for id in ids)
 
     def line(self, ids: Tensor, margin: Tensor) -> Line:
         """A row of `draw` as text: its words up to the end of the sentence."""
