@@ -8,31 +8,22 @@ import typer
 from gentool.cli import options
 from gentool.cli.commands import add_command, group
 from gentool.cli.console import console
+from gentool.cli.evaluate_pairs import evaluate_pairs, evaluate_text
+from gentool.cli.figures import Gate, HeldOut, Metric, report
 from gentool.cli.options import value
 from gentool.errors import UsageError
-from gentool.evaluate.figures import Figure, check_gates, parse_gate
+from gentool.evaluate.figures import Figure, parse_gate
 from gentool.registry import BACKENDS, draws, options_module
 
 app = group("Measure a checkpoint, or files.")
-
-Gate = Annotated[
-    list[str] | None,
-    value("'METRIC>=X'", "Exit 7 unless this holds; repeatable."),
-]
 
 
 def evaluate(
     backend: str,
     settings: dict[str, Any],
     checkpoint: options.Checkpoint = None,
-    metric: Annotated[
-        list[str] | None,
-        value("NAME", "What to measure; repeatable. (default: the quick ones that fit)"),
-    ] = None,
-    data: Annotated[
-        str | None,
-        value("SPEC", "Data to measure against. (default: what the run held out)"),
-    ] = None,
+    metric: Metric = None,
+    data: HeldOut = None,
     judge: Annotated[
         str | None,
         value("DIR|NAME", "Whom to ask how likely samples are. (default: judge-scenes)"),
@@ -116,26 +107,15 @@ def scenes(
     )
 
 
-def report(figures: list[Figure], gates: list[str], as_json: bool) -> None:
-    """Print the figures, then raise GateError if a gate does not hold."""
-    for figure in figures:
-        if as_json:
-            console.record(figure.record())
-        elif not figure.detail:
-            value = "undefined" if figure.value is None else f"{figure.value:.4f}"
-            console.result(f"{figure.metric:32} {value:>10}   n = {figure.n}")
-    check_gates(figures, gates)
-
-
 for _backend in BACKENDS:
     _module = options_module(_backend)
     add_command(
         app,
         _backend,
-        evaluate,
+        evaluate if draws(_backend) else evaluate_pairs,
         backend=_backend,
         section=_module.SampleConfig if draws(_backend) else _module.DecodeConfig,
         panel=f"{_backend} sampling (default: the checkpoint's)",
-        **({} if _module.KIND == "text" else {"judge": None}),
     )
 add_command(app, "scenes", scenes)
+add_command(app, "text", evaluate_text)

@@ -10,7 +10,7 @@ from gentool.cli.tracing import Trace, tracing
 from gentool.errors import UsageError
 
 Out = Annotated[
-    str, value("FILE|-", "A sample on each line. (default: standard output)", "--out", "-o")
+    str, value("FILE|-", "Where the lines go. (default: standard output)", "--out", "-o")
 ]
 
 

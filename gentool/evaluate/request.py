@@ -9,7 +9,7 @@ from gentool.checkpoint.load import Loaded
 from gentool.data.images import open_images
 from gentool.data.source import Data
 from gentool.data.stream import open_stream
-from gentool.data.text import open_texts
+from gentool.data.text import Text, open_texts
 from gentool.evaluate.figures import Figure
 from gentool.registry import draws, options_module
 from gentool.sampling import draw_texts
@@ -64,9 +64,13 @@ class Request:
 
     def held_out_texts(self, source: Data) -> list[str]:
         """`num` texts of the held-out data (all of them, if there are fewer), always the same."""
+        return [text.text for text in self.held_out_records(source)]
+
+    def held_out_records(self, source: Data) -> list[Text]:
+        """The same with all that belongs to them, of pairs the source."""
         places = open_stream(source, SEED).next(min(self.num, source.size or self.num))
-        texts = [place.source[place.index].text for place in places]
-        return [text for text in texts if text]
+        texts = [place.source[place.index] for place in places]
+        return [text for text in texts if not text.empty]
 
     def held_out(self) -> tuple[Data, str]:
         """The data to measure on, and its split in words."""
@@ -80,5 +84,6 @@ class Request:
             none = {"text_column": "", "mr_column": "", "attributes": ()} if is_text else {}
             chosen = replace(config, spec=("scenes",), split=split or "test", **none)
             return opened(chosen), chosen.split
-        language = {"language": "en"} if is_text else {}  # of scenes; other data have their own
+        # Of scenes; other data have their own.
+        language = {"language": type(config).language} if is_text else {}
         return opened(replace(config, spec=(self.data,), split="train", **language)), "all"
