@@ -181,6 +181,16 @@ validate_every = 20
 validation_examples = 8
 sample_every = 40
 """
+CAPTIONED = """
+[tokenizer]
+min_count = 1
+[model.text]
+encoder = "transformer"
+length = 26
+width = 16
+layers = 1
+heads = 2
+"""
 
 
 @pytest.fixture(scope="session")
@@ -195,6 +205,22 @@ def pairs_recipe(tmp_path_factory) -> Path:
 def pairs_run(pairs_recipe, tmp_path_factory) -> Path:
     """A run of the tiny recipe of pairs, 40 steps in one go. Not to be changed."""
     return trained("mask-predict", pairs_recipe, tmp_path_factory.mktemp("runs") / "tiny-pairs")
+
+
+@pytest.fixture(scope="session")
+def caption_recipe(tmp_path_factory) -> Path:
+    """The tiny recipe, drawing from captions in both languages."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny-captions.toml"
+    text = RECIPE.replace('spec = "scenes"', 'spec = "scenes"\nlanguage = "both"')
+    text = text.replace("attention = []", "attention = [8]").replace("sample_every = 0", "")
+    path.write_text(text + CAPTIONED)
+    return path
+
+
+@pytest.fixture(scope="session")
+def caption_run(caption_recipe, tmp_path_factory) -> Path:
+    """A run of that recipe, 40 steps in one go. Not to be changed."""
+    return trained("ddpm", caption_recipe, tmp_path_factory.mktemp("runs") / "captions")
 
 
 CLASSES = ("ant", "bee", "cat")

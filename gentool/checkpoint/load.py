@@ -14,6 +14,7 @@ from gentool.resources import shipped
 from gentool.rng import torch_seed
 from gentool.settings import build
 from gentool.tokenizers import Tokenizer
+from gentool.tokenizers.config import has_tokens
 
 
 @dataclass
@@ -60,14 +61,15 @@ def load_checkpoint(folder: Path, backend: str) -> Loaded:
             else f"`gentool train {backend}` trains one",
         )
     tensors, step, tokenizer = read_weights(folder, run_config.config)
-    if ("tokenizer" in run_config.config) != (tokenizer is not None):
-        raise BadCheckpointError(
-            f"{folder}: only one of config.json and the weights knows of a tokenizer"
-        )
     try:
         config = build(options_module(backend).Config, run_config.config)
+        if has_tokens(config) != (tokenizer is not None):
+            raise BadCheckpointError(
+                f"{folder}: only one of config.json and the weights knows of a tokenizer"
+            )
         make = backend_class(backend)
         implementation = make(config, tokenizer) if tokenizer else make(config)
+        check_frozen_encoder(run_config, implementation)
         with torch_seed("unused"):
             network = implementation.network()
         network.load_state_dict(tensors)
@@ -76,3 +78,21 @@ def load_checkpoint(folder: Path, backend: str) -> Loaded:
             f"{folder}: its weights do not fit its config.json: {error}"
         ) from None
     return Loaded(folder, run_config, config, implementation, network.eval(), step, tokenizer)
+
+
+def frozen_encoder(backend: Any) -> str:
+    """The SHA-256 of the pretrained text encoder that a backend leans on; empty for none."""
+    captions = getattr(backend, "captions", None)
+    return captions.pretrained.hash if captions and captions.pretrained else ""
+
+
+def check_frozen_encoder(run_config: RunConfig, backend: Any) -> None:
+    """Raise BadCheckpointError unless the text encoder is the one that the run was trained with:
+    its weights are not in the checkpoint."""
+    found, written = frozen_encoder(backend), run_config.data.get("text_encoder", "")
+    if found != written:
+        raise BadCheckpointError(
+            f"text encoder {run_config.config['model']['text']['name']} is not the one that this "
+            f"model was trained with (SHA-256 {found[:12]}…, was {written[:12]}…)",
+            "restore it from a copy, or name its revision",
+        )

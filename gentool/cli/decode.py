@@ -26,8 +26,8 @@ def decode(
         str | None,
         typer.Argument(
             metavar="INPUT|-",
-            help="A class name on each line; an empty line is any. (default: standard input; with "
-            "--image: none)",
+            help="A caption on each line, or a class name for models of classes; an empty line is "
+            "any picture. (default: standard input; with --image: none)",
             show_default=False,
         ),
     ] = None,
@@ -55,6 +55,7 @@ def decode(
     """Draw a picture for each input line, or redraw a part of a picture.
 
     \b
+    gentool decode {backend} captions.txt --guidance-scale 2 --out drawn/
     printf 'cat\\ndog\\n' | gentool decode {backend} -c runs/mine --out animals/
     gentool decode {backend} --image in.png --box 8,8,16,16 -n 4
     gentool decode {backend} --image in.png --mask hole.png --resample 5 --out out.png
@@ -72,7 +73,7 @@ def decode(
     import torch
 
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
-    from gentool.inputs import box_hole, class_index, mask_hole, read_image
+    from gentool.inputs import box_hole, class_index, mask_hole, read_image, unread
     from gentool.outputs import check_target, free_name
     from gentool.render.traces import check_trace_target
     from gentool.sampling import class_names, draw_samples, sample_settings, words
@@ -90,11 +91,16 @@ def decode(
     if not lines:
         raise BadDataError(f"{inputs or '-'} has no lines, so there is nothing to draw")
 
+    captions, null = loaded.backend.captions, loaded.backend.null_class
     y: list[int] = []
     bad: list[int] = []
     for number, line in enumerate(lines):
         try:
-            y.append(class_index(line, labels) if line else loaded.backend.no_class())
+            if not line:
+                loaded.backend.no_condition()
+            if captions and (note := unread(captions, line)):
+                console.warn(f"line {number + 1}: {note}")
+            y.append(class_index(line, labels) if line and not captions else null)
         except UsageError as error:
             message = f"line {number + 1}: {error}"
             if on_error == "stop":
@@ -103,6 +109,8 @@ def decode(
             bad.append(number)
     good = [number for number in range(len(lines)) if number not in set(bad)]
     given = {"y": torch.tensor(y)} if labels else {}
+    if captions:
+        given["text"] = captions.rows([lines[number] for number in good])
     if image:
         hole = mask_hole(mask, shape) if mask else box_hole(box or "", shape)
         given["x_0"] = read_image(image, shape).expand(len(good), *shape)
@@ -110,7 +118,8 @@ def decode(
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
 
     def facts(number: int) -> dict[str, Any]:
-        return {"seed": seed, "class": lines[number], "skipped": number in bad}
+        what = "caption" if captions else "class"
+        return {"seed": seed, what: lines[number], "skipped": number in bad}
 
     target = out or free_name(f"{backend}-seed{seed}")
     with tracing(trace, "decode", loaded, chosen, seed, lines.__getitem__) as recorder:

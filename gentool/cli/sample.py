@@ -22,7 +22,13 @@ def sample(
     checkpoint: options.Checkpoint = None,
     num: Annotated[
         int | None,
-        value("N", "How many samples; of each class. (default: 16)", "--num", "-n", min=1),
+        value(
+            "N", "How many samples; of each prompt or class. (default: 16)", "--num", "-n", min=1
+        ),
+    ] = None,
+    prompts: Annotated[
+        list[str] | None,
+        value("TEXT", "Draw what this says; repeatable, a row of the grid each.", "--prompt"),
     ] = None,
     classes: Annotated[
         list[str] | None,
@@ -47,6 +53,7 @@ def sample(
 
     \b
     gentool sample {backend} -n 16
+    gentool sample {backend} -n 8 --prompt 'a large red circle above a small blue square'
     gentool sample {backend} -n 64 --steps 50 --seed 3 --out grid.png
     gentool sample {backend} --index 17 --out - | display
     gentool sample {backend} -c runs/mine -n 8 --class cat --class dog
@@ -56,10 +63,12 @@ def sample(
     """
     if out == "-" and as_json:
         raise UsageError("--out - and --json both want standard output", "--out FILE with --json")
+    if prompts and classes:
+        raise UsageError("--prompt and --class each say what to draw: give one of them")
     import torch
 
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
-    from gentool.inputs import class_index, read_noise
+    from gentool.inputs import caption_rows, class_index, read_noise, unread
     from gentool.outputs import check_target, free_name
     from gentool.render.traces import check_trace_target
     from gentool.sampling import class_names, draw_samples, sample_settings, words
@@ -72,31 +81,38 @@ def sample(
     chosen = sample_settings(loaded, settings)
     shape = loaded.backend.shape
     labels = class_names(loaded)
-    rows = [class_index(name, labels) for name in classes or []]
+    captions = loaded.backend.captions
+    names = prompts or classes or []
+    given = {"y": torch.tensor([class_index(name, labels) for name in classes])} if classes else {}
+    if prompts:
+        given["text"] = caption_rows(captions, prompts)
+        for note in filter(None, (unread(captions, prompt) for prompt in prompts)):
+            console.warn(note)
     noise = read_noise(init_noise, shape) if init_noise else None
-    each = num or (16 if noise is None else max(1, len(noise) // max(1, len(rows))))
-    indices = range(each * max(1, len(rows))) if index is None else range(index, index + 1)
+    each = num or (16 if noise is None else max(1, len(noise) // max(1, len(names))))
+    indices = range(each * max(1, len(names))) if index is None else range(index, index + 1)
     if noise is not None and indices[-1] >= len(noise):
         raise UsageError(
             f"{init_noise} holds {len(noise)} samples, {indices[-1] + 1} are asked for"
         )
-    if index is not None and len(rows) > 1:
-        raise UsageError("--index draws one sample, of one --class")
+    if index is not None and len(names) > 1:
+        raise UsageError("--index draws one sample, of one --prompt or --class")
 
-    y = torch.tensor([rows[i // each if index is None else 0] for i in indices] if rows else [])
-    given = {"y": y} if rows else {}
+    row = [i // each if index is None else 0 for i in indices]  # of the grid: whose turn it is
+    given = {key: tensor[row] for key, tensor in given.items()}
     if noise is not None:
         given["x_T"] = noise[indices.start : indices.stop]
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
 
     def label(number: int) -> str:
-        return labels[int(y[number - indices.start])] if rows else ""
+        return names[row[number - indices.start]] if names else ""
 
     def facts(number: int) -> dict[str, Any]:
-        return {"seed": seed, **({"class": label(number)} if rows else {})}
+        what = "prompt" if prompts else "class"
+        return {"seed": seed, **({what: label(number)} if names else {})}
 
     target = out or free_name(f"{backend}-seed{seed}")
-    columns = each if len(rows) > 1 else None
+    columns = each if len(names) > 1 else None
     with tracing(trace, "sample", loaded, chosen, seed, label) as recorder:
         batches = draw_samples(
             loaded,

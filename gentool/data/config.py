@@ -25,6 +25,9 @@ class ImageData:
         "", "column of the images, in tars their extension; empty: found by its type"
     )
     label_column: str = setting("", "column of the class; empty: class labels, or `label`")
+    language: str = setting(
+        "en", "language of the captions of scenes", choices=("en", "zh", "both")
+    )
     caption_column: str = setting(
         "", "column of the caption, in tars a field of .json; empty: `caption` or `text`, .txt"
     )
@@ -37,6 +40,7 @@ class ImageData:
         if self.channels == 2:
             raise UsageError("data.channels is 1 (grey) or 3 (RGB), got 2")
         _check_spec(self.spec, self.split)
+        _check_language(self)
 
 
 @dataclass
@@ -82,10 +86,7 @@ class TextData:
 
     def __post_init__(self) -> None:
         _check_spec(self.spec, self.split)
-        if self.language != type(self).language and self.spec != ("scenes",):
-            raise UsageError(
-                f"data.language = {self.language!r} is for scenes, data.spec is {list(self.spec)}"
-            )
+        _check_language(self)
         if "scenes" in self.spec and any(self.columns()):
             raise UsageError(
                 f"scenes have no columns, so none called {max(self.columns())!r}",
@@ -119,4 +120,11 @@ def _check_spec(spec: tuple[str, ...], split: str) -> None:
         raise UsageError(
             f"data.split = {split!r} is for scenes alone, data.spec is {list(spec)}",
             "give the files of that split as the spec",
+        )
+
+
+def _check_language(section: ImageData | TextData) -> None:
+    if section.language != type(section).language and section.spec != ("scenes",):
+        raise UsageError(
+            f"data.language = {section.language!r} is for scenes, data.spec is {list(section.spec)}"
         )

@@ -188,7 +188,7 @@ def _open(spec: str, config: ImageData) -> Data:
     if spec == "scenes":
         from gentool.data.scenes import Scenes
 
-        return Scenes(config.split)
+        return Scenes(config.split, config.language)
     if spec.startswith("hf:"):
         from gentool.data.hub import Hub
 

@@ -84,6 +84,6 @@ class Request:
             none = {"text_column": "", "mr_column": "", "attributes": ()} if is_text else {}
             chosen = replace(config, spec=("scenes",), split=split or "test", **none)
             return opened(chosen), chosen.split
-        # Of scenes; other data have their own.
-        language = {"language": type(config).language} if is_text else {}
-        return opened(replace(config, spec=(self.data,), split="train", **language)), "all"
+        # The language is that of scenes; other data have their own.
+        own = {"spec": (self.data,), "split": "train", "language": type(config).language}
+        return opened(replace(config, **own)), "all"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gentool.errors import UsageError
 from gentool.settings import setting
@@ -40,6 +41,12 @@ class PairTokenizerConfig(TokenizerConfig):
     vocabularies: str = setting(
         "joint", "one for both sides, or one for each", choices=("joint", "separate")
     )
+
+
+def has_tokens(config: Any) -> bool:
+    """Whether models of a backend's configuration have a tokenizer; one that has the section may
+    say that it is not in use."""
+    return bool(getattr(config, "has_tokens", hasattr(config, "tokenizer")))
 
 
 def make(config: TokenizerConfig, texts: Callable[[str], Iterable[str]]) -> Tokenizer:

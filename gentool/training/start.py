@@ -10,7 +10,12 @@ from typing import Any
 from accelerate import Accelerator
 
 from gentool.checkpoint.config import RunConfig, read_config
-from gentool.checkpoint.load import find_checkpoint, load_checkpoint
+from gentool.checkpoint.load import (
+    check_frozen_encoder,
+    find_checkpoint,
+    frozen_encoder,
+    load_checkpoint,
+)
 from gentool.checkpoint.state import State
 from gentool.checkpoint.tokenizer import find_tokenizer, read_tokenizer
 from gentool.data.holdout import training_texts
@@ -20,7 +25,7 @@ from gentool.errors import BadCheckpointError, UsageError
 from gentool.protocol import Reporter
 from gentool.registry import backend_class, options_module
 from gentool.settings import Tree, build, flatten, free_keys, merge, to_tree
-from gentool.tokenizers.config import make
+from gentool.tokenizers.config import has_tokens, make
 from gentool.training.loop import Limits, Trainer
 from gentool.training.run import check_new, check_same, create, find_state
 
@@ -158,7 +163,7 @@ def _trainer(resolved: _Resolved, plan: Plan, device: str, reporter: Reporter) -
 def _backend(resolved: _Resolved, plan: Plan) -> Any:
     """The backend, with the run's tokenizer, that of --init, or a new one made from the texts."""
     config, make_backend = resolved.config, backend_class(plan.backend)
-    if not hasattr(config, "tokenizer"):
+    if not has_tokens(config):
         return make_backend(config)
     if resolved.run_config:
         tokenizer = read_tokenizer(resolved.run, resolved.run_config.data["tokenizer"])
@@ -180,6 +185,8 @@ def _new_run_config(plan: Plan, config: Any, trainer: Trainer) -> RunConfig:
     }
     if trainer.backend.tokenizer:
         data["tokenizer"] = trainer.backend.tokenizer.hash
+    if text_encoder := frozen_encoder(trainer.backend):
+        data["text_encoder"] = text_encoder
     return RunConfig(plan.backend, plan.recipe, to_tree(config), data)
 
 
@@ -207,6 +214,7 @@ def _check_data(run_config: RunConfig, trainer: Trainer) -> None:
             f"{trainer.source.fingerprint}, was {run_config.data['fingerprint']})",
             "put them back, or start a new run with --init",
         )
+    check_frozen_encoder(run_config, trainer.backend)
 
 
 def _restore(trainer: Trainer, state: State, run: Path) -> None:
@@ -227,7 +235,7 @@ def _initialise(trainer: Trainer, model: Any, plan: Plan, reporter: Reporter) ->
     """
     assert plan.init
     loaded = load_checkpoint(find_checkpoint(plan.init, plan.backend), plan.backend)
-    here, theirs = to_tree(model), to_tree(loaded.config.model)
+    here, theirs = flatten(to_tree(model)), flatten(to_tree(loaded.config.model))
     if differing := [key for key in theirs if theirs[key] != here[key] and key != "dropout"]:
         values = {key: json.dumps(theirs[key], separators=(",", ":")) for key in differing}
         raise BadCheckpointError(
