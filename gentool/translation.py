@@ -78,10 +78,10 @@ def _jobs(
             yield None
             continue
         job = _Job(number, [])
+        if known is not None and (reference := next(known, None)) is None:
+            raise BadDataError(f"line {number + 1} has no reference: there are {number}")
         number += 1
         try:
-            if known is not None and (reference := next(known, None)) is None:
-                raise UsageError(f"line {number} has no reference: there are {number - 1}")
             if isinstance(line, BadDataError):
                 raise line
             if line.strip():

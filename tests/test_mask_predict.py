@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from gentool.backends.mask_predict import Config, DecodeConfig, ModelConfig
+from gentool.backends.mask_predict import Config, DecodeConfig, ModelConfig, algorithm
 from gentool.backends.mask_predict.algorithm import (
     gold_lengths,
     least,
@@ -53,16 +53,16 @@ def sources(n, seed=0, longest=9):
 
 
 @torch.no_grad()
-def plainly(net, src_ids, T, beam):
-    """(ids, score) of each candidate of one source, the best first; pass by pass as in the paper,
-    in float64, one row at a time, without padding."""
-    net = net.double()
+def plainly(net, src_ids, passes, beam, T=None):
+    """(ids, score) of each candidate of one source after so many passes (of T, if there are more),
+    the best first; as in the paper, in float64, one row at a time, without padding."""
+    net, T = net.double(), T or passes
     length_logits = net(torch.tensor([src_ids]), torch.tensor([[MASK]]), torch.ones(1, 1).bool())[1]
     lengths = length_logits[0].log_softmax(0).topk(beam).indices.tolist()
     found = []
     for N in (max(2, N) for N in lengths):
         y, p = [MASK] * N, [0.0] * N
-        for t in range(T):
+        for t in range(passes):
             if t:
                 k = max(1, N * (T - t) // T)
                 masked = sorted(range(N), key=lambda i: (p[i], i))[:k]
@@ -129,15 +129,19 @@ def test_hypotheses_do_not_depend_on_the_rest_of_the_batch(backend):
 def test_what_cannot_change_is_computed_once(backend, monkeypatch):
     net, calls = network(), Counter()
     for place, name in [(net, "encode"), (net, "decode"), (net.decoder[0].cross, "keys_values")]:
+        call = getattr(place, name)
 
-        def counting(*given, place=place, name=name, call=getattr(place, name)):
+        def counting(*given, name=name, call=call):
             calls[name] += 1
             return call(*given)
 
         monkeypatch.setattr(place, name, counting)
     sizes = []
-    backend.translate(net, sources(3), DecodeConfig(6, 4),
-                      on_step=lambda t, ids, p, is_masked: sizes.append(int(is_masked.sum())))  # fmt: skip
+
+    def on_step(t, ids, p, is_masked):
+        sizes.append(int(is_masked.sum()))
+
+    backend.translate(net, sources(3), DecodeConfig(6, 4), on_step=on_step)
     assert calls == {"encode": 1, "keys_values": 1, "decode": 6}
     ids = torch.full((2, 5), MASK)
     is_masked = torch.tensor([[True] * 5, [False, True, False, True, False]])
@@ -145,6 +149,45 @@ def test_what_cannot_change_is_computed_once(backend, monkeypatch):
     assert net.decode(ids, is_masked, memory).shape == (7, V), "logits of masked positions alone"
     assert memory.keys_values[0][0].shape[0] == 2, "of sources, not of candidates"
     assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[-1]
+
+
+def test_fast_goes_on_with_the_best_candidate_and_stops_where_nothing_changes(backend, monkeypatch):
+    net, rows, T, beam = network(), sources(6), 10, 4
+    called = []
+    decode = MaskPredictTransformer.decode
+
+    def counting(self, ids, is_masked, memory):
+        called.append(tuple(ids.shape))
+        return decode(self, ids, is_masked, memory)
+
+    # With patience without end: after two passes it is the plain method for the best candidate.
+    monkeypatch.setattr(algorithm, "PATIENCE", T)
+    monkeypatch.setattr(MaskPredictTransformer, "decode", counting)
+    fast = backend.translate(net, rows, DecodeConfig(T, beam), fast=True)
+    assert [n for n, _ in called] == [24, 24] + [6] * 8
+    plain = backend.translate(net, rows, DecodeConfig(T, beam), n_best=beam)
+    after_two = [max(plainly(net, row, 2, beam, T), key=lambda c: c[1]) for row in rows]
+    for [found], candidates, (ids, _) in zip(fast, plain, after_two, strict=True):
+        [same] = [h for h in candidates if h.length == len(ids)]
+        assert (found.text, found.steps) == (same.text, T)
+        assert found.score == pytest.approx(same.score, abs=1e-4)
+
+    # A network that says the same whatever it sees changes nothing after its first pass.
+    monkeypatch.setattr(algorithm, "PATIENCE", 3)
+    table = torch.randn(LONGEST, V, generator=generator("table"))
+
+    def always(self, ids, is_masked, memory):
+        called.append(tuple(ids.shape))
+        return table.expand(len(ids), -1, -1)[:, : ids.shape[1]][is_masked]
+
+    monkeypatch.setattr(MaskPredictTransformer, "decode", always)
+    called.clear()
+    made = backend.translate(net, rows, DecodeConfig(T, beam), fast=True)
+    assert [n for n, _ in called] == [24, 24] + [6] * 3
+    assert [h.steps for [h] in made] == [5] * 6
+    assert [h.steps for [h] in backend.translate(net, rows, DecodeConfig(1, 2), fast=True)] == [
+        1
+    ] * 6
 
 
 # --- the decoding loop

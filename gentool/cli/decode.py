@@ -147,10 +147,8 @@ def decode(
 
 
 def _command(backend: str) -> Any:
-    """What decoding is for a backend: drawing pictures, filling blanks, making text of text."""
-    if options_module(backend).KIND == "images":
-        return decode
-    return decode_text if draws(backend) else translate
+    images = options_module(backend).KIND == "images"
+    return decode if images else decode_text if draws(backend) else translate
 
 
 for _backend in BACKENDS:

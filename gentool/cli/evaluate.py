@@ -8,32 +8,23 @@ import typer
 from gentool.cli import options
 from gentool.cli.commands import add_command, group
 from gentool.cli.console import console
+from gentool.cli.evaluate_pairs import evaluate_pairs, evaluate_text
+from gentool.cli.figures import Gate, HeldOut, Metric, report
 from gentool.cli.options import value
 from gentool.cli.sample_text import Classifier, Control
 from gentool.errors import UsageError
-from gentool.evaluate.figures import Figure, check_gates, parse_gate
+from gentool.evaluate.figures import Figure, parse_gate
 from gentool.registry import BACKENDS, draws, options_module
 
 app = group("Measure a checkpoint, or files.")
-
-Gate = Annotated[
-    list[str] | None,
-    value("'METRIC>=X'", "Exit 7 unless this holds; repeatable."),
-]
 
 
 def evaluate(
     backend: str,
     settings: dict[str, Any],
     checkpoint: options.Checkpoint = None,
-    metric: Annotated[
-        list[str] | None,
-        value("NAME", "What to measure; repeatable. (default: the quick ones that fit)"),
-    ] = None,
-    data: Annotated[
-        str | None,
-        value("SPEC", "Data to measure against. (default: what the run held out)"),
-    ] = None,
+    metric: Metric = None,
+    data: HeldOut = None,
     judge: Annotated[
         str | None,
         value("DIR|NAME", "Whom to ask how likely samples are. (default: judge-scenes)"),
@@ -134,27 +125,24 @@ def scenes(
     report(figures + each, gate or [], as_json)
 
 
-def report(figures: list[Figure], gates: list[str], as_json: bool) -> None:
-    """Print the figures, then raise GateError if a gate does not hold."""
-    for figure in figures:
-        if as_json:
-            console.record(figure.record())
-        elif not figure.detail:
-            value = "undefined" if figure.value is None else f"{figure.value:.4f}"
-            console.result(f"{figure.metric:32} {value:>10}   n = {figure.n}")
-    check_gates(figures, gates)
+def _absent(module: Any) -> dict[str, None]:
+    """The parameters of `evaluate` that are no options of this backend."""
+    absent = [] if getattr(module, "TOKENS", False) else ["pictures"]
+    return dict.fromkeys(absent + ["judge", "control", "classifier"] * (module.KIND != "text"))
 
 
 for _backend in BACKENDS:
     _module = options_module(_backend)
-    add_command(
-        app,
-        _backend,
-        evaluate,
-        backend=_backend,
-        **({} if getattr(_module, "TOKENS", False) else {"pictures": None}),
-        section=_module.SampleConfig if draws(_backend) else _module.DecodeConfig,
-        panel=f"{_backend} sampling (default: the checkpoint's)",
-        **({} if _module.KIND == "text" else dict.fromkeys(("judge", "control", "classifier"))),
-    )
+    _panel = f"{_backend} sampling (default: the checkpoint's)"
+    if draws(_backend):
+        add_command(
+            app, _backend, evaluate, section=_module.SampleConfig, panel=_panel,
+            backend=_backend, **_absent(_module),
+        )  # fmt: skip
+    else:
+        add_command(
+            app, _backend, evaluate_pairs, section=_module.DecodeConfig, panel=_panel,
+            backend=_backend,
+        )  # fmt: skip
 add_command(app, "scenes", scenes)
+add_command(app, "text", evaluate_text)

@@ -19,7 +19,7 @@ Classifier = Annotated[
     value("DIR|NAME", "What controls. (default: diffusion-lm-control-scenes)"),
 ]
 Out = Annotated[
-    str, value("FILE|-", "A sample on each line. (default: standard output)", "--out", "-o")
+    str, value("FILE|-", "Where the lines go. (default: standard output)", "--out", "-o")
 ]
 
 

@@ -22,6 +22,14 @@ BatchTokens = Annotated[
         show_default=True,
     ),
 ]
+Fast = Annotated[
+    bool,
+    flag(
+        "--fast",
+        "Not the paper's method: all but the best length are dropped after two passes, sentences "
+        "that no longer change are done.",
+    ),
+]
 Dedup = Annotated[bool, flag("--dedup", "Of equal tokens side by side keep one.")]
 
 
@@ -40,6 +48,7 @@ def translate(
     n_best: Annotated[
         int, value("N", "The N best for each line, a line each. (default: 1)", "--n-best", min=1)
     ] = 1,
+    fast: Fast = False,
     dedup: Dedup = False,
     gold_length: Annotated[
         str | None,
@@ -75,6 +84,8 @@ def translate(
             f"--n-best {n_best}: there are only --length-beam {chosen.length_beam} candidates",
             f"--length-beam {n_best}",
         )
+    if n_best > 1 and fast:
+        raise UsageError("--fast keeps one candidate of each line, so there is no --n-best")
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}")
     answers = translate_lines(
         loaded,
@@ -86,6 +97,7 @@ def translate(
         precision=precision,
         n_best=n_best,
         dedup=dedup,
+        fast=fast,
     )
 
     def record(number: int, answer: Any) -> dict[str, Any]:

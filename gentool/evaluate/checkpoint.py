@@ -1,10 +1,11 @@
 """Figures of a checkpoint: which metrics there are, and the loss, which all backends have."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from gentool.device import pick_device
 from gentool.errors import UsageError, nearest
-from gentool.evaluate import images, texts, tokens
+from gentool.evaluate import images, pairs, texts, tokens
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.request import Request
 from gentool.training.validation import validation_loss
@@ -20,7 +21,7 @@ def loss(request: Request) -> list[Figure]:
     return [Figure("loss", value, n, None, split, made)]
 
 
-Metric = Callable[[Request], list[Figure]]
+Metric = Callable[[Any], list[Figure]]  # of a Request; those of pairs, of a PairRequest
 METRICS: dict[str, dict[str, Metric]] = {
     "images": {
         "loss": loss,
@@ -38,11 +39,11 @@ METRICS: dict[str, dict[str, Metric]] = {
         "control": texts.control,
         "bound": texts.bound,
     },
-    "pairs": {"loss": loss},
+    "pairs": {"loss": loss, "quality": pairs.quality, "scenes": pairs.scenes, "table": pairs.table},
 }
 NEEDS = {"bpd": "bound", "reconstruction": "image"}  # of the backend
-# Measured when asked for: a call of the network per step and example, or another package.
-SLOW = ("bpd", "bound", "self-bleu")
+# Measured when asked for: they take long, or another package.
+SLOW = ("bpd", "bound", "self-bleu", "table")
 
 
 def measure(request: Request, names: Sequence[str]) -> list[Figure]:

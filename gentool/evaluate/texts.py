@@ -161,17 +161,27 @@ def caption_figures(texts: Sequence[str]) -> dict[str, float | None]:
 
 def diversity_figures(texts: Sequence[str]) -> dict[str, float | None]:
     """distinct-n: different n-grams among all n-grams of words (Li et al. 2016), those of the
-    tokenizer `words`. repetition: words that are the same as the word before. duplicates: texts
+    tokenizer `words`. repetition: see there. duplicates: texts
     drawn before."""
     rows = [split(text) for text in texts]
-    pairs = [pair for row in rows for pair in zip(row, row[1:], strict=False)]
-    same = sum(a == b for a, b in pairs)
+    pairs = _pairs(rows)
     return {
         "distinct-1": _distinct(word for row in rows for word in row),
         "distinct-2": _distinct(pairs),
-        "repetition": same / len(pairs) if pairs else None,
+        "repetition": repetition(texts),
         "duplicates": 1 - len(set(texts)) / len(texts),
     }
+
+
+def repetition(texts: Sequence[str]) -> float | None:
+    """The share of words, those of the tokenizer `words`, that are the same as the word before;
+    of texts without two words undefined."""
+    pairs = _pairs([split(text) for text in texts])
+    return sum(a == b for a, b in pairs) / len(pairs) if pairs else None
+
+
+def _pairs(rows: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+    return [pair for row in rows for pair in zip(row, row[1:], strict=False)]
 
 
 def self_bleu_figures(texts: Sequence[str]) -> dict[str, float | None]:

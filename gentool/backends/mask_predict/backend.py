@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gentool.backends.mask_predict import Config, DecodeConfig
 from gentool.backends.mask_predict.algorithm import (
     OnStep,
+    fast_mask_predict,
     gold_lengths,
     likely_lengths,
     mask_predict,
@@ -122,44 +123,50 @@ class Backend:
         gold: Sequence[int] | None = None,
         n_best: int = 1,
         dedup: bool = False,
+        fast: bool = False,
         on_step: OnStep | None = None,
     ) -> list[list[Hypothesis]]:
         """For each source its `n_best` hypotheses, the best first.
 
         gold: the lengths of references, around which lengths are tried in place of predicted ones.
-        dedup: of equal tokens side by side one is kept. on_step: has a row for each candidate, all
-        of one source before those of the next.
+        dedup: of equal tokens side by side one is kept. fast: not the paper's method, and one
+        hypothesis alone; see `fast_mask_predict`. on_step: has a row for each candidate, all of one
+        source before those of the next; without `fast`.
         """
         core: Any = network.eval()
         device = next(network.parameters()).device
         memory = core.encode(padded(src_ids, self.source.special("pad")).to(device))
-        beam = decode.length_beam
+        B, beam, T = len(src_ids), decode.length_beam, decode.steps
         if gold is None:
-            lengths = likely_lengths(memory.length_logits, beam)
+            N = likely_lengths(memory.length_logits, beam)
         else:
-            N = torch.tensor(gold, device=device)
-            lengths = gold_lengths(N, beam, self.config.data.length)
-        N = lengths.flatten()  # [B * beam]
-        ids, log_p = mask_predict(
-            lambda ids, is_masked: core.decode(ids, is_masked, memory),
-            N, decode.steps, self.mask, self.pad, on_step,
-        )  # fmt: skip
-        scores = score(log_p, N).view(-1, beam)
-        best = scores.argsort(dim=1, descending=True, stable=True)[:, :n_best]
-        rows, found = ids.view(len(scores), beam, -1).tolist(), scores.tolist()
-        return [
-            [
-                self._hypothesis(rows[b][c][: lengths[b, c]], found[b][c], decode.steps, dedup)
-                for c in chosen
-            ]
-            for b, chosen in enumerate(best.tolist())
+            N = gold_lengths(torch.tensor(gold, device=device), beam, self.config.data.length)
+        if fast:
+            ids, log_p, N, passes = fast_mask_predict(
+                lambda ids, is_masked, sources: core.decode(ids, is_masked, memory.of(sources)),
+                N, T, self.mask, self.pad,
+            )  # fmt: skip
+        else:
+            N = N.flatten()
+            ids, log_p = mask_predict(
+                lambda ids, is_masked: core.decode(ids, is_masked, memory),
+                N, T, self.mask, self.pad, on_step,
+            )  # fmt: skip
+            passes = torch.full_like(N, T)
+        found = zip(
+            ids.tolist(), N.tolist(), score(log_p, N).tolist(), passes.tolist(), strict=True
+        )
+        made = [
+            Hypothesis(self._text(row[:n], dedup), mean, n, taken) for row, n, mean, taken in found
         ]
+        each = len(made) // B
+        candidates = [made[start : start + each] for start in range(0, len(made), each)]
+        return [sorted(those, key=lambda h: -h.score)[:n_best] for those in candidates]
 
-    def _hypothesis(self, ids: list[int], score: float, steps: int, dedup: bool) -> Hypothesis:
-        kept = ids
+    def _text(self, ids: list[int], dedup: bool) -> str:
         if dedup:
-            kept = [id for id, before in zip(ids, [None, *ids], strict=False) if id != before]
-        return Hypothesis(self.tokenizer.decode(kept), score, len(ids), steps)
+            ids = [id for id, before in zip(ids, [None, *ids], strict=False) if id != before]
+        return self.tokenizer.decode(ids)
 
 
 def padded(rows: Sequence[Sequence[int]], pad: int) -> Tensor:

@@ -28,6 +28,13 @@ class Memory:
     bias: Tensor  # [B, 1, 1, S], -inf at padding
     length_logits: Tensor  # [B, L_max + 1], -inf for 0
 
+    def of(self, sources: Tensor) -> "Memory":
+        """Of some of the sources, by their numbers."""
+        if len(sources) == len(self.bias):
+            return self
+        keys_values = [(k[sources], v[sources]) for k, v in self.keys_values]
+        return Memory(keys_values, self.bias[sources], self.length_logits[sources])
+
 
 class MaskPredictTransformer(nn.Module):
     """`encode` sources once, then `decode` targets as often as is needed; `forward` is both.

@@ -1,0 +1,34 @@
+"""How figures are told, and what is asked of them."""
+
+from typing import TYPE_CHECKING, Annotated
+
+from gentool.cli.console import console
+from gentool.cli.options import value
+from gentool.evaluate.figures import check_gates
+
+if TYPE_CHECKING:
+    from gentool.evaluate.figures import Figure
+
+Gate = Annotated[
+    list[str] | None,
+    value("'METRIC>=X'", "Exit 7 unless this holds; repeatable."),
+]
+Metric = Annotated[
+    list[str] | None,
+    value("NAME", "What to measure; repeatable. (default: the quick ones that fit)"),
+]
+HeldOut = Annotated[
+    str | None,
+    value("SPEC", "Data to measure against. (default: what the run held out)"),
+]
+
+
+def report(figures: "list[Figure]", gates: list[str], as_json: bool) -> None:
+    """Print the figures, then raise GateError if a gate does not hold."""
+    for figure in figures:
+        if as_json:
+            console.record(figure.record())
+        elif not figure.detail:
+            value = "undefined" if figure.value is None else f"{figure.value:.4f}"
+            console.result(f"{figure.metric:32} {value:>10}   n = {figure.n}")
+    check_gates(figures, gates)
