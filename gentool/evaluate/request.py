@@ -70,10 +70,6 @@ class Request:
 
     def held_out_texts(self, source: Data) -> list[Text]:
         """`num` texts of the held-out data (all of them, if there are fewer), always the same."""
-        return [text.text for text in self.held_out_records(source)]
-
-    def held_out_records(self, source: Data) -> list[Text]:
-        """The same with all that belongs to them, of pairs the source."""
         places = open_stream(source, SEED).next(min(self.num, source.size or self.num))
         texts = [place.source[place.index] for place in places]
         return [text for text in texts if not text.empty]

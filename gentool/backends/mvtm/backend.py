@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gentool import trace
 from gentool.backends.mvtm import Config, DecodeConfig, SampleConfig
 from gentool.backends.mvtm.algorithm import (
     decode,
@@ -33,7 +34,7 @@ from gentool.render import grid, to_uint8
 from gentool.rng import BatchRng
 from gentool.tokenizers.cache import TokenCache, Tokens
 from gentool.tokenizers.pictures import PictureTokenizer
-from gentool.trace import OnStep, Tokens, View
+from gentool.trace import OnStep, View
 
 
 class Backend:
@@ -203,7 +204,7 @@ class Backend:
             x.unflatten(1, (side, side)).cpu().numpy() for x in (p.float(), again)
         )
         return [
-            View({"picture": image}, {"tokens": Tokens(confidence, masked)})
+            View({"picture": image}, {"tokens": trace.Tokens(confidence, masked)})
             for image, confidence, masked in zip(pictures, p_side, again_side, strict=True)
         ]
 
