@@ -18,6 +18,10 @@ HELPERS: dict[str, str] = {}
 FORMATS = {
     "diffusers": "gentool.backends.ddpm.diffusers",
 }
+# Other libraries that draw from our checkpoints, to be measured beside us.
+PEERS = {
+    "ddpm": {"diffusers": "gentool.backends.ddpm.peer"},
+}
 
 
 def options_module(name: str) -> Any:
@@ -36,3 +40,11 @@ def backend_class(name: str) -> Any:
 def converter(name: str) -> Any:
     """The module that reads and writes checkpoints of the format `name`."""
     return importlib.import_module(FORMATS[name])
+
+
+def peer(backend: str, name: str) -> Any:
+    """The module that draws with the library `name`. Raises UsageError where there is none."""
+    known = PEERS.get(backend, {})
+    if name not in known:
+        raise UsageError(f"{backend} has no peer {name!r}", nearest(name, known) if known else "")
+    return importlib.import_module(known[name])

@@ -10,18 +10,31 @@ import typer
 from typer.core import TyperGroup
 
 from gentool import __version__
-from gentool.cli import data, decode, demo, doctor, evaluate, inspect, listing, sample, train
+from gentool.cli import (
+    bench,
+    data,
+    decode,
+    demo,
+    doctor,
+    evaluate,
+    inspect,
+    listing,
+    sample,
+    tokenizer,
+    train,
+)
 from gentool.cli.commands import CONTEXT, add_command
 from gentool.cli.console import console, several
 from gentool.cli.convert import exporting, importing
-from gentool.cli.tokenizer import app as tokenizer
 from gentool.errors import GentoolError, Interrupted, Terminated
 
 # What Typer raises for a wrong command line. It vendors Click, so `import click` would be another
 # library's classes; the base of an exported class is the right one in either case.
 _TyperUsageError: Any = typer.BadParameter.__mro__[1]
 
-ORDER = "demo train sample decode eval data tokenizer list inspect import export doctor".split()
+ORDER = (
+    "demo train sample decode eval bench data tokenizer list inspect import export doctor".split()
+)
 
 
 class Verbs(TyperGroup):
@@ -38,12 +51,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings=CONTEXT,
 )
-app.add_typer(train.app, name="train")
-app.add_typer(sample.app, name="sample")
-app.add_typer(decode.app, name="decode")
-app.add_typer(evaluate.app, name="eval")
-app.add_typer(data.app, name="data")
-app.add_typer(tokenizer, name="tokenizer")
+_VERBS = {"train": train, "sample": sample, "decode": decode, "eval": evaluate}
+for _name, _module in (_VERBS | {"bench": bench, "data": data, "tokenizer": tokenizer}).items():
+    app.add_typer(_module.app, name=_name)
 add_command(app, "list", listing.list_things)
 add_command(app, "inspect", inspect.inspect)
 app.add_typer(importing, name="import")
