@@ -10,29 +10,19 @@ import typer
 from typer.core import TyperGroup
 
 from gentool import __version__
-from gentool.cli import (
-    bench,
-    data,
-    decode,
-    demo,
-    doctor,
-    evaluate,
-    inspect,
-    listing,
-    sample,
-    tokenizer,
-    train,
-)
+from gentool.cli import data, decode, demo, doctor, evaluate, inspect, listing, sample, train
+from gentool.cli.bench import app as bench
 from gentool.cli.commands import CONTEXT, add_command
 from gentool.cli.console import console, several
 from gentool.cli.convert import exporting, importing
+from gentool.cli.tokenizer import app as tokenizer
 from gentool.errors import GentoolError, Interrupted, Terminated
 
 # What Typer raises for a wrong command line. It vendors Click, so `import click` would be another
 # library's classes; the base of an exported class is the right one in either case.
 _TyperUsageError: Any = typer.BadParameter.__mro__[1]
 
-ORDER = (
+SORT = (
     "demo train sample decode eval bench data tokenizer list inspect import export doctor".split()
 )
 
@@ -41,7 +31,7 @@ class Verbs(TyperGroup):
     """The verbs in the order in which a newcomer needs them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(super().list_commands(ctx), key=ORDER.index)
+        return sorted(super().list_commands(ctx), key=SORT.index)
 
 
 app = typer.Typer(
@@ -51,9 +41,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings=CONTEXT,
 )
-_VERBS = {"train": train, "sample": sample, "decode": decode, "eval": evaluate}
-for _name, _module in (_VERBS | {"bench": bench, "data": data, "tokenizer": tokenizer}).items():
-    app.add_typer(_module.app, name=_name)
+_VERBS = {"train": train.app, "sample": sample.app, "decode": decode.app, "eval": evaluate.app}
+for _verb, _app in (_VERBS | {"bench": bench, "data": data.app, "tokenizer": tokenizer}).items():
+    app.add_typer(_app, name=_verb)
 add_command(app, "list", listing.list_things)
 add_command(app, "inspect", inspect.inspect)
 app.add_typer(importing, name="import")
