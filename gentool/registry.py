@@ -13,7 +13,9 @@ BACKENDS = {
     "ddpm": "gentool.backends.ddpm",
     "diffusion-lm": "gentool.backends.diffusion_lm",
 }
-HELPERS: dict[str, str] = {}
+HELPERS = {
+    "features": "gentool.evaluate.features",
+}
 # Formats of other libraries that checkpoints are converted from and to.
 FORMATS = {
     "diffusers": "gentool.backends.ddpm.diffusers",
@@ -30,6 +32,11 @@ def options_module(name: str) -> Any:
     if name not in trained:
         raise UsageError(f"unknown backend {name!r}", nearest(name, trained))
     return importlib.import_module(trained[name])
+
+
+def default_recipe(name: str) -> str:
+    """The recipe that `gentool train` takes where none is named."""
+    return str(getattr(options_module(name), "RECIPE", f"{name}-scenes"))
 
 
 def backend_class(name: str) -> Any:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from gentool.checkpoint.atomic import write_file
 from gentool.checkpoint.config import RunConfig
+from gentool.registry import HELPERS
 
 
 def write_card(run: Path, run_config: RunConfig) -> None:
@@ -28,7 +29,11 @@ def write_card(run: Path, run_config: RunConfig) -> None:
         ("seed", str(train["seed"])),
         ("training loss", _figure(metrics.get("loss"))),
         ("validation loss", _figure(metrics.get("val_loss"))),
-        ("sampling defaults", ", ".join(f"{k} {v}" for k, v in sample.items())),
+        *(
+            [("sampling defaults", ", ".join(f"{k} {v}" for k, v in sample.items()))]
+            if sample
+            else []
+        ),
         ("written by", f"gentool {run_config.gentool_version}"),
     ]
     came = f"weights averaged over training (EMA),\ntrained with the recipe `{run_config.recipe}`."
@@ -50,18 +55,19 @@ def write_imported_card(run: Path, run_config: RunConfig, came: str) -> None:
 
 
 def _write(run: Path, run_config: RunConfig, came: str, facts: list[tuple[str, str]]) -> None:
+    backend = run_config.backend
+    draws = "" if backend in HELPERS else f"gentool sample {backend} --checkpoint DIR\n"
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts)
     text = f"""# {run_config.recipe}
 
-A `{run_config.backend}` checkpoint of gentool: {came}
+A `{backend}` checkpoint of gentool: {came}
 
 | | |
 | --- | --- |
 {rows}
 
 ```
-gentool sample {run_config.backend} --checkpoint DIR
-gentool inspect DIR
+{draws}gentool inspect DIR
 ```
 """
     write_file(run / "README.md", text.encode())

@@ -8,17 +8,14 @@ import typer
 from gentool.cli import options
 from gentool.cli.commands import add_command, group
 from gentool.cli.console import console
+from gentool.cli.evaluate_images import images
+from gentool.cli.figures import Gate, report
 from gentool.cli.options import value
 from gentool.errors import UsageError
-from gentool.evaluate.figures import Figure, check_gates, parse_gate
+from gentool.evaluate.figures import Figure, parse_gate
 from gentool.registry import BACKENDS, options_module
 
 app = group("Measure a checkpoint, or files.")
-
-Gate = Annotated[
-    list[str] | None,
-    value("'METRIC>=X'", "Exit 7 unless this holds; repeatable."),
-]
 
 
 def evaluate(
@@ -32,6 +29,14 @@ def evaluate(
     data: Annotated[
         str | None,
         value("SPEC", "Data to measure against. (default: what the run held out)"),
+    ] = None,
+    features: Annotated[
+        str | None,
+        value(
+            "DIR|NAME",
+            "What fid and kid compare pictures by: a run of train features, a vision model of "
+            "transformers, or inception. Alone it asks for kid, from 10000 samples on for fid.",
+        ),
     ] = None,
     num: Annotated[
         int, typer.Option("--num", "-n", metavar="N", min=1, help="Samples and examples.")
@@ -69,6 +74,7 @@ def evaluate(
         device,
         batch_size,
         precision,
+        features,
         progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
     )
     report(measure(request, metric or []), gate or [], as_json)
@@ -111,17 +117,6 @@ def scenes(
     )
 
 
-def report(figures: list[Figure], gates: list[str], as_json: bool) -> None:
-    """Print the figures, then raise GateError if a gate does not hold."""
-    for figure in figures:
-        if as_json:
-            console.record(figure.record())
-        elif not figure.detail:
-            value = "undefined" if figure.value is None else f"{figure.value:.4f}"
-            console.result(f"{figure.metric:32} {value:>10}   n = {figure.n}")
-    check_gates(figures, gates)
-
-
 for _backend in BACKENDS:
     _module = options_module(_backend)
     add_command(
@@ -133,3 +128,4 @@ for _backend in BACKENDS:
         panel=f"{_backend} sampling (default: the checkpoint's)",
     )
 add_command(app, "scenes", scenes)
+add_command(app, "images", images)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from gentool.device import pick_device
 from gentool.errors import UsageError, nearest
 from gentool.evaluate import images, texts
+from gentool.evaluate.distances import usual_distance
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.request import Request
 from gentool.training.validation import validation_loss
@@ -22,7 +23,13 @@ def loss(request: Request) -> list[Figure]:
 
 Metric = Callable[[Request], list[Figure]]
 METRICS: dict[str, dict[str, Metric]] = {
-    "images": {"loss": loss, "bpd": images.bound, "scenes": images.scenes},
+    "images": {
+        "loss": loss,
+        "bpd": images.bound,
+        "scenes": images.scenes,
+        "fid": images.fid,
+        "kid": images.kid,
+    },
     "text": {"loss": loss, "scenes": texts.scenes, "diversity": texts.diversity},
 }
 SLOW = ("bpd",)  # a call of the network per step and example: measured when asked for
@@ -37,8 +44,13 @@ def measure(request: Request, names: Sequence[str]) -> list[Figure]:
     is_scenes = "scenes" in request.loaded.config.data.spec
     for name in names:
         if name not in metrics:
-            raise UsageError(f"no metric {name!r}", nearest(name, metrics))
+            backend = request.loaded.run_config.backend
+            known = f"{backend} has {', '.join(metrics)}"
+            raise UsageError(f"no metric {name!r}: {known}", nearest(name, metrics))
         if name == "scenes" and not is_scenes:
             raise UsageError("metric 'scenes' is for models of scenes")
-    usual = [name for name in metrics if name not in SLOW and (name != "scenes" or is_scenes)]
+    left_out = {*SLOW} if is_scenes else {*SLOW, "scenes"}
+    # FID is biased, and the more the fewer the samples; both need to be told what to compare by.
+    left_out |= {"fid", "kid"} - {usual_distance(request.num) if request.features else ""}
+    usual = [name for name in metrics if name not in left_out]
     return [figure for name in names or usual for figure in metrics[name](request)]

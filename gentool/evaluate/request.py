@@ -26,6 +26,7 @@ class Request:
     device: str
     batch_size: int
     precision: str | None
+    features: str | None = None  # what FID and KID compare pictures by
     progress: Callable[[int, int], None] = lambda done, total: None
 
     @property
