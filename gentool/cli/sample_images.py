@@ -48,7 +48,7 @@ def sample_images(
 
     \b
     gentool sample {backend} -n 16
-    gentool sample {backend} -n 8 --prompt 'a large red circle above a small blue square'
+    gentool sample {backend} -n 8 --prompt 'a small red circle in the top left'
     gentool sample {backend} -n 64 --steps 50 --seed 3 --out grid.png
     gentool sample {backend} --index 17 --out - | display
     gentool sample {backend} -c runs/mine -n 8 --class cat --class dog
