@@ -97,24 +97,28 @@ def scenes(
     gentool eval scenes --images drawn/
     gentool eval scenes --images drawn.npy --captions captions.txt
     """
+    from gentool.evaluate.attributes import attribute_figures
     from gentool.evaluate.files import read_images
-    from gentool.evaluate.scenes import captioned_figures, unconditional_figures
+    from gentool.evaluate.scenes import captioned_figures, unconditional_figures, verdicts
     from gentool.streams import stream_lines
 
     pixels = read_images(images)
+    confusion: dict[str, float] = {}
     if captions is None:
         values = unconditional_figures(pixels)
     else:
         lines = list(stream_lines(captions))
         if len(lines) != len(pixels):
             raise UsageError(f"{len(pixels)} pictures but {len(lines)} captions")
-        values = captioned_figures(pixels, lines)
+        found = verdicts(pixels, lines)
+        shares, confusion = attribute_figures(found)
+        values = captioned_figures(found) | shares
     where = {"images": Path(images).name}
-    report(
-        [Figure(k, v, len(pixels), None, None, where) for k, v in values.items()],
-        gate or [],
-        as_json,
-    )
+    figures = [
+        Figure(k, v, len(pixels), None, None, where, detail=k in confusion)
+        for k, v in (values | confusion).items()
+    ]
+    report(figures, gate or [], as_json)
 
 
 for _backend in BACKENDS:

@@ -30,8 +30,8 @@ class TimedRequest(Request):
 
     seconds: float = 0.0
 
-    def drawn(self, draw: Callable[..., Iterator[Any]]) -> Iterator[Any]:
-        batches = super().drawn(draw)
+    def drawn(self, draw: Callable[..., Iterator[Any]], **more: Any) -> Iterator[Any]:
+        batches = super().drawn(draw, **more)
         while True:
             began = time.perf_counter()
             batch = next(batches, None)

@@ -39,11 +39,11 @@ class Request:
         """The samples of a text backend, drawn once for all metrics."""
         return [line.text for _, line in self.drawn(draw_texts)]
 
-    def drawn(self, draw: Callable[..., Iterator[Any]]) -> Iterator[Any]:
-        """The samples, as `draw` of gentool.sampling yields them."""
+    def drawn(self, draw: Callable[..., Iterator[Any]], **more: Any) -> Iterator[Any]:
+        """The samples, as `draw` of gentool.sampling yields them; more: what it takes beside."""
         return draw(
             self.loaded, range(self.num), self.seed, self.settings, batch_size=self.batch_size,
-            device=self.device, precision=self.precision, progress=self.progress,
+            device=self.device, precision=self.precision, progress=self.progress, **more,
         )  # fmt: skip
 
     def drawn_with(self) -> dict[str, Any]:
