@@ -31,6 +31,7 @@ def scenes(
     gentool eval scenes --images drawn.npy --captions captions.txt
     """
     from gentool.data.scenes import caption
+    from gentool.evaluate.attributes import attribute_figures
     from gentool.evaluate.files import read_images
     from gentool.evaluate.scenes import captioned_figures, unconditional_figures, verdicts
     from gentool.streams import stream_lines
@@ -45,7 +46,11 @@ def scenes(
         if len(lines) != len(pixels):
             raise UsageError(f"{len(pixels)} pictures but {len(lines)} captions")
         found = verdicts(pixels, lines)
-        values = captioned_figures(found)
+        shares, confusion = attribute_figures(found)
+        values = captioned_figures(found) | shares
+        each = [
+            Figure(k, v, len(pixels), None, None, where, detail=True) for k, v in confusion.items()
+        ]
         for number, verdict in enumerate(found):
             shows = caption(verdict.seen, "en", 0) if verdict.seen else None
             told = {**where, "caption": verdict.caption, "shows": shows}
