@@ -13,9 +13,12 @@ BACKENDS = {
     "ddpm": "gentool.backends.ddpm",
     "diffusion-lm": "gentool.backends.diffusion_lm",
     "mask-predict": "gentool.backends.mask_predict",
+    "mvtm": "gentool.backends.mvtm",
 }
 HELPERS = {
+    "diffusion-lm-control": "gentool.backends.diffusion_lm.classifier",
     "judge": "gentool.evaluate.judge",
+    "vq": "gentool.tokenizers.vq",
 }
 # Formats of other libraries that checkpoints are converted from and to.
 FORMATS = {

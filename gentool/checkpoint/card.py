@@ -4,6 +4,7 @@ from pathlib import Path
 
 from gentool.checkpoint.atomic import write_file
 from gentool.checkpoint.config import RunConfig
+from gentool.registry import draws
 from gentool.settings import Tree
 
 
@@ -52,8 +53,9 @@ def write_imported_card(run: Path, run_config: RunConfig, came: str) -> None:
 
 def _write(run: Path, run_config: RunConfig, came: str, facts: list[tuple[str, str]]) -> None:
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts)
-    draw = f"gentool sample {run_config.backend} --checkpoint DIR\n"
-    commands = (draw if "sample" in run_config.config else "") + "gentool inspect DIR"
+    verb = "sample" if draws(run_config.backend) else "decode"
+    use = f"gentool {verb} {run_config.backend} --checkpoint DIR\n"
+    commands = (use if "sample" in run_config.config else "") + "gentool inspect DIR"
     text = f"""# {run_config.recipe}
 
 A `{run_config.backend}` checkpoint of gentool: {came}
@@ -70,7 +72,7 @@ A `{run_config.backend}` checkpoint of gentool: {came}
 
 
 def _pairs(section: Tree) -> str:
-    return ", ".join(f"{name} {value}" for name, value in section.items())
+    return ", ".join(f"{name} {value}" for name, value in section.items() if value != "")
 
 
 def _figure(value: float | None) -> str:

@@ -75,10 +75,11 @@ def _options(section: type, panel: str) -> list[inspect.Parameter]:
     options = []
     for field in dataclasses.fields(section):
         choices = field.metadata["choices"]
+        metavars = {int: "N", float: "X", str: "TEXT", bool: " "}
         option = typer.Option(
             "--" + field.name.replace("_", "-"),
             help=field.metadata["help"][0].upper() + field.metadata["help"][1:] + ".",
-            metavar="|".join(choices) or {int: "N", float: "X", str: "TEXT"}[hints[field.name]],
+            metavar="|".join(choices) or metavars[hints[field.name]],
             autocompletion=_completion(choices),
             rich_help_panel=panel,
             show_default=False,

@@ -32,9 +32,7 @@ def decode(
         ),
     ] = None,
     checkpoint: options.Checkpoint = None,
-    image: Annotated[
-        Path | None, value("FILE", "Redraw a part of this picture; all else is kept exactly.")
-    ] = None,
+    image: Annotated[Path | None, value("FILE", "Redraw a part of this picture.")] = None,
     box: Annotated[str | None, value("x,y,w,h", "The part: a box, in pixels.")] = None,
     mask: Annotated[Path | None, value("FILE", "The part: where this picture is white.")] = None,
     num: Annotated[
@@ -58,11 +56,14 @@ def decode(
     gentool decode {backend} captions.txt --guidance-scale 2 --out drawn/
     printf 'cat\\ndog\\n' | gentool decode {backend} -c runs/mine --out animals/
     gentool decode {backend} --image in.png --box 8,8,16,16 -n 4
-    gentool decode {backend} --image in.png --mask hole.png --resample 5 --out out.png
+    gentool decode {backend} --image in.png --mask hole.png --out out.png
 
     Picture I belongs to line I and makes the draws of sample I.
     """
-    if (image is None) != (box is None and mask is None) or (box and mask):
+    varied = image is not None and settings.get("strength", 1) < 1  # all of it, in part
+    if (image is None or varied) and not box and not mask:
+        pass
+    elif image is None or (box is None) == (mask is None):
         raise UsageError("an edit takes --image with one of --box and --mask")
     if num and (image is None or inputs is not None):
         raise UsageError("--num is for edits without INPUT; each line of INPUT is one picture")
@@ -112,7 +113,8 @@ def decode(
     if captions:
         given["text"] = captions.rows([lines[number] for number in good])
     if image:
-        hole = mask_hole(mask, shape) if mask else box_hole(box or "", shape)
+        everywhere = f"0,0,{shape[2]},{shape[1]}"
+        hole = mask_hole(mask, shape) if mask else box_hole(box or everywhere, shape)
         given["x_0"] = read_image(image, shape).expand(len(good), *shape)
         given["hole"] = hole.expand(len(good), *hole.shape)
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
@@ -129,7 +131,7 @@ def decode(
             seed,
             chosen,
             given=given,
-            passes=chosen.resample if image else 1,
+            passes=getattr(chosen, "resample", 1) if image else 1,
             batch_size=batch_size,
             device=device,
             precision=precision,

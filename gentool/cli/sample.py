@@ -148,11 +148,13 @@ for _backend in BACKENDS:
         _refuse(_backend)
         continue
     _module = options_module(_backend)
+    _tokens = getattr(_module, "TOKENS", False)  # nothing to begin with but masks
     add_command(
         app,
         _backend,
         sample if _module.KIND == "images" else sample_text,
         backend=_backend,
+        **({"init_noise": None} if _tokens else {}),
         section=_module.SampleConfig,
         panel=f"{_backend} (default: the checkpoint's)",
     )

@@ -1,6 +1,10 @@
 """The [data] sections of recipes. Imports nothing heavy: help text is made from them."""
 
+import operator
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from gentool.errors import UsageError
 from gentool.settings import setting
@@ -31,6 +35,9 @@ class ImageData:
     caption_column: str = setting(
         "", "column of the caption, in tars a field of .json; empty: `caption` or `text`, .txt"
     )
+    where: tuple[str, ...] = setting(
+        (), "of tar shards the records whose .json says so, e.g. similarity>=0.3, width>=64"
+    )
     on_error: str = setting(
         "stop", "what an unreadable image does; skipped ones are counted", choices=("stop", "skip")
     )
@@ -41,6 +48,8 @@ class ImageData:
             raise UsageError("data.channels is 1 (grey) or 3 (RGB), got 2")
         _check_spec(self.spec, self.split)
         _check_language(self)
+        for text in self.where:
+            condition(text)
 
 
 @dataclass
@@ -128,3 +137,23 @@ def _check_language(section: ImageData | TextData) -> None:
         raise UsageError(
             f"data.language = {section.language!r} is for scenes, data.spec is {list(section.spec)}"
         )
+
+
+def condition(text: str) -> tuple[str, Callable[[Any, Any], bool], float | str]:
+    """ "similarity>=0.3" as (field, comparison, value); numbers are compared as numbers, and only
+    == and != compare texts. Raises UsageError."""
+    match = re.fullmatch(r"\s*([^<>=!]+?)\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*", text)
+    if match:
+        field, compare, value = match.groups()
+        try:
+            return field, _COMPARE[compare], float(value)
+        except ValueError:
+            if compare in ("==", "!="):
+                return field, _COMPARE[compare], value
+    raise UsageError(f"data.where takes, e.g., 'similarity>=0.3' or 'NSFW==UNLIKELY', got {text!r}")
+
+
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt,
+    "==": operator.eq, "!=": operator.ne,
+}  # fmt: skip

@@ -177,3 +177,19 @@ def _captions(config: ImageData) -> Iterator[str]:
         except BadDataError as error:
             if config.on_error == "stop":
                 raise BadDataError(str(error), ON_BAD) from error
+
+
+def training_attributes(config: TextData) -> list[str]:
+    """Every "attribute=value" that the training part carries, or the first of an endless one, in
+    order of the alphabet. Unreadable texts are left out where `on_error` says so."""
+    source, _ = text_train_and_validation(config)
+    found = set()
+    for index in range(ENOUGH if source.size is None else source.size):
+        try:
+            attributes = source[index].attributes
+        except BadDataError as error:
+            if config.on_error == "stop":
+                raise BadDataError(str(error), ON_BAD) from error
+            continue
+        found |= {f"{name}={value}" for name, values in attributes.items() for value in values}
+    return sorted(found)

@@ -171,6 +171,8 @@ def open_images(config: ImageData) -> Data:
 
     if all(is_tar(spec) for spec in config.spec):
         return Tars(config.spec, config)
+    if config.where:
+        raise UsageError("data.where chooses among records of tar shards", "these data have none")
     if len(config.spec) == 1:
         return _open(config.spec[0], config)
     sources = [_open(spec, config) for spec in config.spec if not is_tar(spec)]

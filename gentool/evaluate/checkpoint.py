@@ -5,7 +5,7 @@ from typing import Any
 
 from gentool.device import pick_device
 from gentool.errors import UsageError, nearest
-from gentool.evaluate import images, pairs, texts
+from gentool.evaluate import images, pairs, texts, tokens
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.request import Request
 from gentool.training.validation import validation_loss
@@ -23,7 +23,12 @@ def loss(request: Request) -> list[Figure]:
 
 Metric = Callable[[Any], list[Figure]]  # of a Request; those of pairs, of a PairRequest
 METRICS: dict[str, dict[str, Metric]] = {
-    "images": {"loss": loss, "bpd": images.bound, "scenes": images.scenes},
+    "images": {
+        "loss": loss,
+        "bpd": images.bound,
+        "reconstruction": tokens.reconstruction,
+        "scenes": images.scenes,
+    },
     "text": {
         "loss": loss,
         "scenes": texts.scenes,
@@ -31,10 +36,12 @@ METRICS: dict[str, dict[str, Metric]] = {
         "self-bleu": texts.self_bleu,
         "copies": texts.copies,
         "judge": texts.judge,
+        "control": texts.control,
         "bound": texts.bound,
     },
     "pairs": {"loss": loss, "quality": pairs.quality, "scenes": pairs.scenes, "table": pairs.table},
 }
+NEEDS = {"bpd": "bound", "reconstruction": "image"}  # of the backend
 # Measured when asked for: they take long, or another package.
 SLOW = ("bpd", "bound", "self-bleu", "table")
 
@@ -45,12 +52,20 @@ def measure(request: Request, names: Sequence[str]) -> list[Figure]:
     Raises UsageError for an unknown metric.
     """
     metrics = dict(METRICS[request.kind if request.draws else "pairs"])
+    for name, part in NEEDS.items():
+        if not hasattr(request.loaded.backend, part):
+            metrics.pop(name, None)
     is_scenes = "scenes" in request.loaded.config.data.spec
     for name in names:
         if name not in metrics:
             raise UsageError(f"no metric {name!r}", nearest(name, metrics))
         if name == "scenes" and not is_scenes:
             raise UsageError("metric 'scenes' is for models of scenes")
-    fits = {"scenes": is_scenes, "copies": not is_scenes, "judge": request.judge is not None}
+    fits = {
+        "scenes": is_scenes,
+        "copies": not is_scenes,
+        "judge": request.judge is not None,
+        "control": request.controls is not None,
+    }
     usual = [name for name in metrics if name not in SLOW and fits.get(name, True)]
     return [figure for name in names or usual for figure in metrics[name](request)]

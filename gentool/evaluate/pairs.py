@@ -63,7 +63,7 @@ class PairRequest(Request):
 def quality(request: PairRequest) -> list[Figure]:
     """BLEU, chrF and repetition, and how often the length is the reference's."""
     source, split = request.held_out()
-    pairs = request.held_out_records(source)
+    pairs = request.held_out_texts(source)
     made = request.decode(pairs)
     with_ = request.made_with(request.settings, source.fingerprint)
     figures = [
@@ -84,7 +84,7 @@ def scenes(request: PairRequest) -> list[Figure]:
     figures = []
     for spec in [request.data] if request.data else ["scenes:test", "scenes:test-novel"]:
         source, split = replace(request, data=spec).held_out()
-        pairs = request.held_out_records(source)
+        pairs = request.held_out_texts(source)
         value = scene_accuracy([pair.source or "" for pair in pairs], _best(request.decode(pairs)))
         name = "scene_accuracy" + ("[test-novel]" if split == "test-novel" else "")
         with_ = request.made_with(request.settings, source.fingerprint)
@@ -95,7 +95,7 @@ def scenes(request: PairRequest) -> list[Figure]:
 def table(request: PairRequest) -> list[Figure]:
     """BLEU, chrF, repetition and of scenes their accuracy for several T and length beams."""
     source, split = request.held_out()
-    pairs = request.held_out_records(source)
+    pairs = request.held_out_texts(source)
     figures = []
     for T in STEPS:
         for beam in BEAMS:

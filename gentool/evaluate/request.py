@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from gentool.checkpoint.load import Loaded
+from gentool.control import Controls
 from gentool.data.images import open_images
 from gentool.data.source import Data
 from gentool.data.stream import open_stream
@@ -29,7 +31,9 @@ class Request:
     batch_size: int
     precision: str | None
     judge: str | None = None  # a checkpoint that samples are judged by
+    controls: Controls | None = None  # what samples are asked for
     progress: Callable[[int, int], None] = lambda done, total: None
+    pictures: Path | None = None  # where those go that a metric shows
 
     @property
     def kind(self) -> str:
@@ -46,28 +50,26 @@ class Request:
         """The samples of a text backend, drawn once for all metrics."""
         return [line.text for _, line in self.drawn(draw_texts)]
 
-    def drawn(self, draw: Callable[..., Iterator[Any]]) -> Iterator[Any]:
-        """The samples, as `draw` of gentool.sampling yields them."""
+    def drawn(self, draw: Callable[..., Iterator[Any]], **more: Any) -> Iterator[Any]:
+        """The samples, as `draw` of gentool.sampling yields them; more: what it takes beside."""
         return draw(
             self.loaded, range(self.num), self.seed, self.settings, batch_size=self.batch_size,
-            device=self.device, precision=self.precision, progress=self.progress,
+            device=self.device, precision=self.precision, progress=self.progress, **more,
+            shared=self.controls.shared if self.controls else {},
         )  # fmt: skip
 
     def drawn_with(self) -> dict[str, Any]:
         """What samples were drawn with, for the figures' settings."""
-        return {"checkpoint_step": self.loaded.step, **asdict(self.settings)}
+        asked = {"control": list(self.controls.wanted)} if self.controls else {}
+        return {"checkpoint_step": self.loaded.step, **asdict(self.settings), **asked}
 
     def of_samples(self, values: Mapping[str, float | None]) -> list[Figure]:
         """`values`, measured on the samples, as figures."""
         made = self.drawn_with()
         return [Figure(k, v, self.num, self.seed, None, made) for k, v in values.items()]
 
-    def held_out_texts(self, source: Data) -> list[str]:
+    def held_out_texts(self, source: Data) -> list[Text]:
         """`num` texts of the held-out data (all of them, if there are fewer), always the same."""
-        return [text.text for text in self.held_out_records(source)]
-
-    def held_out_records(self, source: Data) -> list[Text]:
-        """The same with all that belongs to them, of pairs the source."""
         places = open_stream(source, SEED).next(min(self.num, source.size or self.num))
         texts = [place.source[place.index] for place in places]
         return [text for text in texts if not text.empty]

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -41,12 +42,24 @@ def described(scenes: Sequence[Scene]) -> dict[str, float | None]:
     return figures | ratios
 
 
-def captioned_figures(
-    images: Iterable[np.ndarray], captions: Sequence[str]
-) -> dict[str, float | None]:
-    """scene_accuracy: share of pictures that show exactly what their caption says, beside
-    scene_validity. Raises BadDataError for a caption that describes no scene, naming its line."""
-    right = valid = 0
+@dataclass(frozen=True)
+class Verdict:
+    """What one picture shows, and what its caption says."""
+
+    caption: str
+    wanted: Scene
+    seen: Scene | None  # none: no scene that could be read
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it shows exactly the captioned scene."""
+        return self.seen is not None and self.seen.canonical() == self.wanted.canonical()
+
+
+def verdicts(images: Iterable[np.ndarray], captions: Sequence[str]) -> list[Verdict]:
+    """Of each picture, uint8 [32, 32, 3], whether it shows what its caption says. Raises
+    BadDataError for a caption that describes no scene, naming its line."""
+    found = []
     for line, (image, text) in enumerate(zip(images, captions, strict=True), start=1):
         wanted = parse_caption(text)
         if wanted is None:
@@ -54,10 +67,17 @@ def captioned_figures(
                 f"captions line {line} describes no scene: {text!r}",
                 "captions look like: a small red circle in the top left",
             )
-        seen = read_scene(image)
-        valid += seen is not None
-        right += seen is not None and seen.canonical() == wanted.canonical()
-    return {"scene_accuracy": right / len(captions), "scene_validity": valid / len(captions)}
+        found.append(Verdict(text, wanted, read_scene(image)))
+    return found
+
+
+def captioned_figures(found: Sequence[Verdict]) -> dict[str, float | None]:
+    """scene_accuracy: share of pictures that show exactly what their caption says, beside
+    scene_validity."""
+    return {
+        "scene_accuracy": sum(verdict.is_right for verdict in found) / len(found),
+        "scene_validity": sum(verdict.seen is not None for verdict in found) / len(found),
+    }
 
 
 def _share_ratios(scenes: Sequence[Scene]) -> dict[str, float]:

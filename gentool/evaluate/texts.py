@@ -9,6 +9,7 @@ from dataclasses import replace
 from torch import nn
 
 from gentool.checkpoint.load import Loaded, find_checkpoint, load_checkpoint
+from gentool.control import holds, success
 from gentool.data.scenes import parse_caption
 from gentool.device import pick_device
 from gentool.errors import BadDataError, UsageError
@@ -53,6 +54,28 @@ def copies(request: Request) -> list[Figure]:
     return request.of_samples({"copies": copied / len(request.texts)})
 
 
+def control(request: Request) -> list[Figure]:
+    """control: the share of samples that have all that was asked for, and control[C] each of it;
+    control[C, real]: the share of held-out texts with that attribute in which it can be read."""
+    controls = request.controls
+    if controls is None:
+        raise UsageError("metric 'control' is of samples that are controlled", "--control A=VALUE")
+    rates = success(controls, request.texts)
+    figures = request.of_samples(
+        {"control": rates.pop("all")} | {f"control[{name}]": rate for name, rate in rates.items()}
+    )
+    source, split = request.held_out()
+    texts = request.held_out_texts(source)
+    made = {"data": source.fingerprint}
+    for wanted in controls.wanted:
+        name, _, value = wanted.partition("=")
+        having = [text.text for text in texts if value in text.attributes.get(name, ())]
+        read = [holds(wanted, text, controls.of_scenes) for text in having]
+        share = sum(read) / len(read) if read else None
+        figures.append(Figure(f"control[{wanted}, real]", share, len(read), None, split, made))
+    return figures
+
+
 def _beside(
     request: Request,
     values: Mapping[str, float | None],
@@ -60,7 +83,7 @@ def _beside(
 ) -> list[Figure]:
     """Figures of samples, and as NAME[real] of as many held-out texts."""
     source, split = request.held_out()
-    texts = request.held_out_texts(source)
+    texts = [text.text for text in request.held_out_texts(source)]
     made = {"data": source.fingerprint}
     real = [
         Figure(f"{name}[real]", value, len(texts), None, split, made)
@@ -102,7 +125,7 @@ def judge(request: Request) -> list[Figure]:
     judging = load_checkpoint(find_checkpoint(request.judge, "judge", "--judge"), "judge")
     network = judging.network.to(pick_device(request.device))
     source, split = request.held_out()
-    examples = request.held_out_texts(source)
+    examples = [text.text for text in request.held_out_texts(source)]
     real, real_cut = _judged(judging, network, examples)
     drawn, drawn_cut = _judged(judging, network, request.texts)
     made = {"judge": judging.folder.name, "judge_step": judging.step}

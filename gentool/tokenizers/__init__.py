@@ -4,9 +4,9 @@ Imports neither torch nor transformers; `load` and `train` import what a kind ne
 """
 
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from gentool.errors import BadCheckpointError, UsageError, nearest
 
@@ -30,6 +30,8 @@ class Tokenizer(Protocol):
         """SHA-256 of all that its folder holds; ties the tokenizer to weights."""
         ...
 
+    specials: Mapping[str, int]  # the ids of SPECIALS by name
+
     def special(self, name: str) -> int:
         """The id of the special token `name`, one of SPECIALS."""
         ...
@@ -51,8 +53,13 @@ class Tokenizer(Protocol):
         ...
 
 
-def load(folder: Path) -> Tokenizer:
-    """The tokenizer that `save` wrote to `folder`. Raises NotFoundError or BadCheckpointError."""
+def load(folder: Path) -> Any:
+    """The tokenizer that `save` wrote to `folder`: a Tokenizer, a VQTokenizer, or both as a
+    PictureTokenizer. Raises NotFoundError or BadCheckpointError."""
+    if (folder / "image").is_dir():
+        from gentool.tokenizers.pictures import PictureTokenizer
+
+        return PictureTokenizer.read(folder)
     from gentool.tokenizers.folder import Contents
 
     if (folder / SOURCE).is_dir():
@@ -62,10 +69,9 @@ def load(folder: Path) -> Tokenizer:
     contents = Contents.read(folder)
     module, name = _CLASSES[contents.kind]
     try:
-        tokenizer: Tokenizer = getattr(importlib.import_module(module), name)(contents)
+        return getattr(importlib.import_module(module), name)(contents)
     except BadCheckpointError as error:
         raise BadCheckpointError(f"{folder}: {error}") from None
-    return tokenizer
 
 
 def train(
@@ -124,4 +130,5 @@ _CLASSES = {
     "words": ("gentool.tokenizers.words", "Words"),
     **dict.fromkeys(("unigram", "bpe", "char"), ("gentool.tokenizers.pieces", "Pieces")),
     "huggingface": ("gentool.tokenizers.huggingface", "HuggingFace"),
+    "vq": ("gentool.tokenizers.vq.tokenizer", "VQTokenizer"),
 }

@@ -43,6 +43,19 @@ class PairTokenizerConfig(TokenizerConfig):
     )
 
 
+@dataclass
+class PictureTokens(TokenizerConfig):
+    """How pictures become tokens, and captions, where the model reads those."""
+
+    image: str = setting(
+        "", "run or checkpoint whose image tokenizer is taken; empty: one is trained first"
+    )
+    recipe: str = setting("vq-scenes", "recipe of the image tokenizer that is trained first")
+    cache: str = setting(
+        "", "folder of `gentool tokenizer cache`, trained on in place of the pictures themselves"
+    )
+
+
 def has_tokens(config: Any) -> bool:
     """Whether models of a backend's configuration have a tokenizer; one that has the section may
     say that it is not in use."""

@@ -12,7 +12,7 @@ class Sides:
 
     def __init__(self, source: Tokenizer, target: Tokenizer) -> None:
         self.source, self.target = source, target
-        self.kind, self.size = target.kind, target.size
+        self.kind, self.size, self.specials = target.kind, target.size, target.specials
 
     @property
     def hash(self) -> str:

@@ -19,6 +19,7 @@ from gentool.backends.diffusion_lm.algorithm import (
     word_posterior,
 )
 from gentool.backends.diffusion_lm.bound import bound
+from gentool.backends.diffusion_lm.control import ControlNll, steering
 from gentool.backends.diffusion_lm.infill import Infill, parse
 from gentool.backends.diffusion_lm.network import DiffusionTransformer
 from gentool.data.holdout import text_train_and_validation
@@ -120,11 +121,13 @@ class Backend:
         *,
         w: Tensor | None = None,
         known: Tensor | None = None,
+        control_nll: ControlNll | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One row of tokens for each generator in `rng`: ids [B, L], and by how much the token of
         each position leads the second in log-probability, [B, L], on the CPU.
 
-        w [B, L] with known [B, L]: tokens that are given; the others become words.
+        w [B, L] with known [B, L]: tokens that are given; the others become words. control_nll:
+        what the rows are steered by; `sample` is a SampleConfig.
         Raises UsageError for what this model cannot do.
         """
         sample.check(self.chain.T)
@@ -153,7 +156,13 @@ class Backend:
             if on_step:
                 on_step(look)
 
-        x = walk(denoise, x, chain, rng, sample, variance="fixed_small", on_step=after)
+        steer = None
+        if control_nll and isinstance(sample, SampleConfig):
+            steer = steering(
+                control_nll, chain, guidance_scale=sample.guidance_scale, fluency=sample.fluency,
+                steps=sample.control_steps, rate=sample.control_rate,
+            )  # fmt: skip
+        x = walk(denoise, x, chain, rng, sample, variance="fixed_small", steer=steer, on_step=after)
         best = self._rounded(x, E, bias, known).log_softmax(dim=-1).topk(2, dim=-1)
         ids, margins = best.indices[..., 0], best.values[..., 0] - best.values[..., 1]
         if known is not None and w is not None:
