@@ -27,6 +27,7 @@ def main(name: str, run: str) -> None:
     rate = losses[-1]["examples_per_second"]
     figures.append({"metric": "training examples per second", "value": rate})
     config = json.loads((Path(run) / "config.json").read_text())
+    figures.append({"metric": "training steps", "value": config["metrics"]["step"]})
     seed = config["config"]["train"]["seed"]
     command = f"gentool train {config['backend']} --recipe {config['recipe']}"
     append(name, command, [figure | {"seed": seed} for figure in figures])

@@ -12,7 +12,6 @@ and FLOPs per image. quality: both trained for as long, then measured with `read
 import argparse
 import copy
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DModel
 from results import append
+from timing import alternate
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -132,25 +132,6 @@ def batch(n: int) -> tuple[Tensor, Tensor]:
     rng = BatchRng.for_samples(0, range(n))
     device = pick_device("auto")
     return rng.normal(3, 32, 32).to(device), rng.integers(1000).to(device)
-
-
-def alternate(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """The median seconds of each side, all taken in turns after a warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(repeats + 1):
-        for name, run in sides.items():
-            synchronize()
-            started = time.perf_counter()
-            run()
-            synchronize()
-            if turn:
-                times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def rates(seconds: dict[str, float], n: int, base: str, repeats: int) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What users give to image models beside text: noise, classes, pictures with holes."""
+"""What users give to image models: captions, classes, noise, pictures with holes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gentool.data.decode import MAX_BYTES, decode
 from gentool.errors import BadDataError, NotFoundError, UsageError, nearest
+from gentool.nn.text import Captions
 
 Shape = tuple[int, int, int]  # C, H, W
 
@@ -22,6 +23,23 @@ def class_index(name: str, labels: Sequence[str]) -> int:
     if name not in labels:
         raise UsageError(f"no class {name!r}", nearest(name, labels))
     return list(labels).index(name)
+
+
+def caption_rows(captions: Captions | None, texts: Sequence[str]) -> Tensor:
+    """`texts` as a model reads them, [n, L]. Raises UsageError for one that reads no captions."""
+    if captions is None:
+        raise UsageError("this model reads no captions", "--checkpoint names another")
+    return captions.rows(texts)
+
+
+def unread(captions: Captions, text: str) -> str:
+    """What a model will not see of a caption, in words; empty if it sees all of it."""
+    ids = captions.tokenizer.encode(text)
+    if captions.tokenizer.special("unk") in ids:
+        return f"{text!r} has words that this model does not know"
+    room = int((captions.rows([text]) != captions.tokenizer.special("pad")).sum())
+    around = int((captions.null != captions.tokenizer.special("pad")).sum())
+    return f"{text!r} is too long and cut" if len(ids) > room - around else ""
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -24,6 +24,16 @@ class Line:
     ties: int  # of these, those whose second best word is nearly as likely
 
 
+@dataclass(frozen=True)
+class Hypothesis:
+    """A text made of another."""
+
+    text: str
+    score: float  # mean log probability of its tokens
+    length: int  # tokens, the end of the sentence among them
+    steps: int  # passes of the decoder that it took
+
+
 class Reporter(Protocol):
     """Where a long job says how it is going (gentool.cli.console)."""
 

@@ -12,9 +12,14 @@ from gentool.errors import UsageError, nearest
 BACKENDS = {
     "ddpm": "gentool.backends.ddpm",
     "diffusion-lm": "gentool.backends.diffusion_lm",
+    "mask-predict": "gentool.backends.mask_predict",
+    "mvtm": "gentool.backends.mvtm",
 }
 HELPERS = {
+    "diffusion-lm-control": "gentool.backends.diffusion_lm.classifier",
     "features": "gentool.evaluate.features",
+    "judge": "gentool.evaluate.judge",
+    "vq": "gentool.tokenizers.vq",
 }
 # Formats of other libraries that checkpoints are converted from and to.
 FORMATS = {
@@ -32,6 +37,12 @@ def options_module(name: str) -> Any:
     if name not in trained:
         raise UsageError(f"unknown backend {name!r}", nearest(name, trained))
     return importlib.import_module(trained[name])
+
+
+def draws(name: str) -> bool:
+    """Whether the backend draws samples; one without a SampleConfig only makes outputs of inputs,
+    `gentool decode`."""
+    return hasattr(options_module(name), "SampleConfig")
 
 
 def default_recipe(name: str) -> str:

@@ -43,9 +43,9 @@ class BatchRng:
         """Standard normal noise, [B, *shape] float32 on the CPU."""
         return torch.stack([torch.randn(shape, generator=g) for g in self.generators])
 
-    def uniform(self) -> Tensor:
-        """Uniform numbers in [0, 1), [B] float32 on the CPU."""
-        return torch.cat([torch.rand(1, generator=g) for g in self.generators])
+    def uniform(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Uniform numbers in [0, 1), [B, *shape] on the CPU."""
+        return torch.stack([torch.rand(shape, generator=g, dtype=dtype) for g in self.generators])
 
     def integers(self, high: int) -> Tensor:
         """Uniform integers in 0..high-1, [B] int64 on the CPU."""

@@ -36,7 +36,7 @@ def class_names(loaded: Loaded) -> list[str]:
 
 def words(settings: Any) -> str:
     """ "steps 50, sampler ddim": sampling settings for a line or a model card."""
-    return ", ".join(f"{name} {value}" for name, value in asdict(settings).items())
+    return ", ".join(f"{name} {value}" for name, value in asdict(settings).items() if value != "")
 
 
 def draw_samples(
@@ -46,6 +46,7 @@ def draw_samples(
     settings: Any,
     *,
     given: Mapping[str, Tensor] | None = None,
+    shared: Mapping[str, Any] | None = None,
     passes: int = 1,
     candidate: int = 0,
     batch_size: int,
@@ -56,10 +57,10 @@ def draw_samples(
 ) -> Iterator[tuple[Sequence[int], Any]]:
     """The samples `indices` of `seed`, batch by batch: (indices, what the backend's `draw` gives).
 
-    given: what the backend's `draw` takes beside noise, a row for each of `indices`. passes: times
-    each step is walked. candidate: another draw of the same sample. precision None: fp32 on a CPU,
-    `auto` elsewhere. progress is told of denoising steps done, recorder shown them; it is for one
-    candidate of each sample.
+    given: what the backend's `draw` takes beside noise, a row for each of `indices`; shared: what
+    it takes for all of them together. passes: times each step is walked. candidate: another draw of
+    the same sample. precision None: fp32 on a CPU, `auto` elsewhere. progress is told of denoising
+    steps done, recorder shown them; it is for one candidate of each sample.
     """
     chosen = pick_device(device)
     bf16 = use_bf16(precision or ("fp32" if chosen.type == "cpu" else "auto"), chosen)
@@ -82,7 +83,7 @@ def draw_samples(
         rng = BatchRng.for_samples(seed, batch, candidate)
         mine = {name: tensor[rows] for name, tensor in (given or {}).items()}
         with torch.autocast(chosen.type, torch.bfloat16, enabled=bf16):
-            drawn = loaded.backend.draw(network, rng, settings, on_step, **mine)
+            drawn = loaded.backend.draw(network, rng, settings, on_step, **mine, **(shared or {}))
         yield batch, drawn
 
 
@@ -94,7 +95,7 @@ def draw_texts(
     With settings.mbr above 1 each is the one of so many candidates that is most like the others.
     """
     if settings.mbr > 1:
-        _sentence_bleu()  # is it there? Not to be found out after all that drawing
+        sentence_bleu_for("--mbr")  # is it there? Not to be found out after all that drawing
     done = [0] * settings.mbr
     tell = how.pop("progress", lambda done, total: None)
 
@@ -127,7 +128,7 @@ def draw_texts(
 def most_alike(candidates: Sequence[Sequence[int]]) -> int:
     """Minimum Bayes risk: the number of the candidate with the greatest BLEU against the others, on
     average. Candidates are tokens, as a language without spaces has no words to count."""
-    bleu = _sentence_bleu()
+    bleu = sentence_bleu_for("--mbr")
     texts = [" ".join(map(str, ids)) for ids in candidates]
     scores = [
         sum(bleu(mine, [other], tokenize="none").score for other in texts[:i] + texts[i + 1 :])
@@ -136,12 +137,13 @@ def most_alike(candidates: Sequence[Sequence[int]]) -> int:
     return max(range(len(texts)), key=scores.__getitem__)
 
 
-def _sentence_bleu() -> Callable[..., Any]:
+def sentence_bleu_for(what: str) -> Callable[..., Any]:
+    """sacrebleu's sentence BLEU. Raises UsageError, naming `what`, where that is not installed."""
     try:
         from sacrebleu import sentence_bleu
     except ImportError:
         raise UsageError(
-            "--mbr needs sacrebleu, which is not installed", "pip install 'gentool[eval]'"
+            f"{what} needs sacrebleu, which is not installed", "pip install 'gentool[eval]'"
         ) from None
     return sentence_bleu
 

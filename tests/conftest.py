@@ -155,6 +155,74 @@ def text_run(text_recipe, tmp_path_factory) -> Path:
     return trained("diffusion-lm", text_recipe, tmp_path_factory.mktemp("runs") / "tiny-text")
 
 
+PAIRS_RECIPE = """\
+backend = "mask-predict"
+[data]
+length = 30
+[tokenizer]
+min_count = 1
+[model]
+hidden = 16
+feedforward = 32
+encoder_layers = 1
+decoder_layers = 2
+heads = 2
+dropout = 0.1
+[train]
+batch_size = 8
+steps = 40
+learning_rate = 0.01
+warmup_steps = 4
+ema_decay = 0.9
+clip_norm = 1.0
+log_every = 5
+save_every = 10
+validate_every = 20
+validation_examples = 8
+sample_every = 40
+"""
+CAPTIONED = """
+[tokenizer]
+min_count = 1
+[model.text]
+encoder = "transformer"
+length = 26
+width = 16
+layers = 1
+heads = 2
+"""
+
+
+@pytest.fixture(scope="session")
+def pairs_recipe(tmp_path_factory) -> Path:
+    """A recipe file of mask-predict whose 40 steps take a second."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny-pairs.toml"
+    path.write_text(PAIRS_RECIPE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def pairs_run(pairs_recipe, tmp_path_factory) -> Path:
+    """A run of the tiny recipe of pairs, 40 steps in one go. Not to be changed."""
+    return trained("mask-predict", pairs_recipe, tmp_path_factory.mktemp("runs") / "tiny-pairs")
+
+
+@pytest.fixture(scope="session")
+def caption_recipe(tmp_path_factory) -> Path:
+    """The tiny recipe, drawing from captions in both languages."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny-captions.toml"
+    text = RECIPE.replace('spec = "scenes"', 'spec = "scenes"\nlanguage = "both"')
+    text = text.replace("attention = []", "attention = [8]").replace("sample_every = 0", "")
+    path.write_text(text + CAPTIONED)
+    return path
+
+
+@pytest.fixture(scope="session")
+def caption_run(caption_recipe, tmp_path_factory) -> Path:
+    """A run of that recipe, 40 steps in one go. Not to be changed."""
+    return trained("ddpm", caption_recipe, tmp_path_factory.mktemp("runs") / "captions")
+
+
 CLASSES = ("ant", "bee", "cat")
 CLASS_RECIPE = """\
 backend = "ddpm"

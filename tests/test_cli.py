@@ -163,13 +163,16 @@ def test_version_doctor_and_list(cli):
 
 
 @pytest.mark.parametrize("name", shipped("recipes"))
-def test_every_recipe_is_valid(name, cli, tmp_path):
+def test_every_recipe_is_valid(name, cli, text_run, tmp_path):
     _, tree = read_recipe(name)
     backend = tree.pop("backend")
     config = build(options_module(backend).Config, tree)
     assert name.startswith(f"{backend}-") and config.train.steps > 0
     if "scenes" in config.data.spec:  # the others need their data
-        dry = cli("train", backend, "--recipe", name, "--dry-run", "--out", tmp_path / "run")
+        given = ("--set", f"lm.checkpoint={text_run}") if hasattr(config, "lm") else ()
+        dry = cli(
+            "train", backend, "--recipe", name, "--dry-run", "--out", tmp_path / "run", *given
+        )
         assert dry.code == 0, dry.err
     text = shipped("recipes")[name].read_text()
     assert text.startswith("# ") and "gentool train" in text

@@ -109,7 +109,7 @@ def test_guidance_by_hand(scale: float, mean: float, learned: bool) -> None:
     """out_c = 10 * 0.2 and out_u = 10 * 0.7; a learned variance is never mixed."""
     y, null, t = torch.tensor([0.2, 0.2]), torch.tensor([0.7, 0.7]), torch.tensor([3, 4])
     channels = 2 if learned else 1
-    model_fn = guided(lambda *a: toy(*a)[:, :channels], y, null, scale)
+    model_fn = guided(lambda *a: toy(*a)[:, :channels], [y], [null], scale)
     out = model_fn(torch.zeros(2, 1, 4, 4), t)
     assert out.shape == (2, channels, 4, 4)
     torch.testing.assert_close(out[:, 0], torch.full((2, 4, 4), float(mean)))

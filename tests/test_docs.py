@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SETTING = r"\b(?:data|model|diffusion|tokenizer|train|sample)\.[a-z_]+\b"
+SETTING = r"\b(?:data|model|lm|diffusion|tokenizer|train|sample)(?:\.[a-z_]+)+\b"
 FILES = (".md", ".py", ".parquet", ".safetensors", ".json", ".en", ".de", ".txt", ".csv")
 
 
@@ -28,13 +28,16 @@ def test_every_picture_and_page_that_is_linked_exists():
 
 
 def test_every_setting_in_the_docs_exists():
-    from gentool.registry import BACKENDS, options_module
+    from gentool.registry import BACKENDS, HELPERS, options_module
     from gentool.settings import flatten, to_tree
 
     known = set()
-    for backend in BACKENDS:
+    for backend in BACKENDS | HELPERS:
         known |= flatten(to_tree(options_module(backend).Config())).keys()
     for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]:
         named = re.findall(SETTING, page.read_text())
-        wrong = {name for name in named if name not in known and not name.endswith(FILES)}
+        named = [name for name in named if not name.endswith(FILES)]
+        wrong = {
+            n for n in named if n not in known and not any(k.startswith(f"{n}.") for k in known)
+        }
         assert not wrong, f"{page.name}: {wrong}"

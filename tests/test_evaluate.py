@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import draws, states_of, two_things
 
-from gentool.data.scenes import Scenes
+from gentool.data.scenes import Scenes, draw_scene, parse_caption, render, split_of
 from gentool.evaluate.attributes import attribute_figures
 from gentool.evaluate.scenes import Verdict
 
@@ -126,6 +126,71 @@ def test_true_renders_score_one(figures, files):
     assert values["scene_share_min"] is not None
     values = figures("--images", images, "--captions", captions)
     assert values["scene_accuracy"] == 1 and values["scene_validity"] == 1
+
+
+def test_each_picture_is_judged(cli, files):
+    images, captions = files
+    lines = captions.read_text(encoding="utf-8").splitlines()
+    lines[2], lines[3] = lines[3], lines[2]
+    captions.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    command = ("eval", "scenes", "--images", images, "--captions", captions)
+    records = {record["metric"]: record for record in cli(*command, "--json").records}
+    right = [records[f"scene_right[{i}]"]["value"] for i in range(N)]
+    assert right == [0.0 if i in (2, 3) else 1.0 for i in range(N)]
+    assert records["scene_accuracy"]["value"] == (N - 2) / N
+    wrong = records["scene_right[2]"]["settings"]
+    assert wrong["caption"] == lines[2] and parse_caption(wrong["shows"]) == parse_caption(lines[3])
+    told = cli(*command).out.splitlines()
+    assert told[2].startswith("   2  wrong  ") and "shows: " in told[2]
+    assert [line for line in told if line.startswith("scene_")][0].split()[0] == "scene_accuracy"
+    assert not [line for line in told if line.startswith("scene_right")]
+
+
+# --- checkpoints that read captions
+
+
+def accuracy(cli, run, *arguments):
+    command = ("eval", "ddpm", "-c", run, "-n", 6, "--steps", 1, "--metric", "scenes")
+    result = cli(*command, "--json", "-q", *arguments)
+    assert result.code == 0, result.err
+    return {record["metric"]: record for record in result.records}
+
+
+def test_captioned_figures_are_of_both_splits_in_both_languages(cli, caption_run):
+    found = accuracy(cli, caption_run)
+    names = [f"{s}-{spoken}" for s in ("test", "test-novel") for spoken in ("en", "zh")]
+    assert list(found) == [
+        f"{m}[{name}]" for name in names for m in ("scene_accuracy", "scene_validity")
+    ]
+    assert all(record["value"] == 0 for record in found.values()), "it has hardly been trained"
+    assert found["scene_accuracy[test-novel-zh]"]["split"] == "test-novel"
+    assert len(accuracy(cli, caption_run, "--data", "scenes:test")) == 4
+
+
+@pytest.mark.parametrize("shift, expected", [(0, 1.0), (1, 0.0)])
+def test_a_model_that_draws_what_is_said_scores_one_and_any_other_scene_nothing(
+    cli, caption_run, monkeypatch, shift, expected
+):
+    import torch
+
+    from gentool.backends.ddpm.backend import Backend
+
+    def draw(self, network, rng, sample, on_step=None, *, text):
+        pictures = []
+        for row in text.roll(shift, 0):
+            words = self.tokenizer.decode(row.tolist())
+            scene = parse_caption(words)
+            assert scene, words
+            generator = np.random.default_rng(0)
+            while (drawn := draw_scene(generator, split_of(scene)))[0].canonical() != scene:
+                pass
+            pictures.append(torch.from_numpy(render(*drawn)).permute(2, 0, 1) / 127.5 - 1)
+        return torch.stack(pictures)
+
+    monkeypatch.setattr(Backend, "draw", draw)
+    found = accuracy(cli, caption_run)
+    for name, record in found.items():
+        assert record["value"] == (expected if "accuracy" in name else 1.0), name
 
 
 def test_captions_come_from_standard_input(files, truth, tmp_path):

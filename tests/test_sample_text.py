@@ -280,6 +280,8 @@ def test_a_checkpoint_of_another_backend(cli, tiny_run, text_run):
 def test_list_and_inspect_know_both(cli, text_run):
     names = {record["name"] for record in cli("list", "backends", "--json").records}
     assert {"ddpm", "diffusion-lm"} <= names
+    helpers = {record["name"] for record in cli("list", "helpers", "--json").records}
+    assert {"judge", "diffusion-lm-control"} <= helpers and not helpers & names
     for line in cli("list", "samplers").out.splitlines():
         assert "ddpm" in line and "diffusion-lm" in line
     facts = json.loads(cli("inspect", text_run, "--json").out)

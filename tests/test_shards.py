@@ -92,6 +92,56 @@ def test_noise_belongs_to_the_record(tmp_path):
     loader.close()
 
 
+# --- records chosen by their .json
+
+
+def numbers(data) -> list[str]:
+    return [record.raw().caption for i in range(data.shards) for record in data.records(i)]
+
+
+@pytest.mark.parametrize("where, kept", [
+    ([], range(20)),
+    (["n>=15"], range(15, 20)),
+    (["n > 3", "n<=5.0"], (4, 5)),
+    (["en==number 7"], (7,)),
+    (["n!=0"], range(1, 20)),
+    (["none>=0"], ()),
+    (["none==x"], ()),
+    (["en>=3"], ()),
+])  # fmt: skip
+def test_records_are_chosen_by_a_field(tmp_path, where, kept):
+    spec = shards(tmp_path)
+    assert numbers(tars(spec, where=tuple(where))) == [f"number {n}" for n in kept]
+
+
+def test_a_choice_of_records_is_resumed_in_the_same_order(tmp_path, window):
+    data = tars(shards(tmp_path), where=("n!=4", "n!=11"))
+    assert data.fingerprint != tars(shards(tmp_path)).fingerprint
+    whole = places(open_stream(data, 3), 40)
+    assert len({place[1:3] for place in whole[:18]}) == 18  # an epoch has each of them once
+    for cut in (1, 7, 17, 25):
+        first, second = open_stream(data, 3), open_stream(data, 3)
+        first.next(cut)
+        second.seek(first.cursor)
+        assert places(second, 40 - cut) == whole[cut:]
+
+
+def test_what_cannot_be_chosen_by(tmp_path, cli):
+    spec = shards(tmp_path)
+    for text in ("n", "n>=", "n>=many", ">=3"):
+        with pytest.raises(UsageError, match="data.where takes"):
+            tars(spec, where=(text,))
+    with pytest.raises(UsageError, match="data.where chooses among records of tar shards"):
+        open_images(ImageData(where=("n>=1",)))
+    result = cli("data", "check", spec, "--set", "where=similarity>=0.3")
+    assert result.code == 4 and "has no field 'similarity'" in result.err + result.out
+    bare = shard(tmp_path / "bare.tar", [("a.png", png(1))])
+    with pytest.raises(BadDataError, match="no .json to look for 'n' in"):
+        numbers(tars(bare, where=("n>=1",)))
+    result = cli("data", "check", spec, "--set", "where=n>=15", "--json")
+    assert result.code == 0 and result.records[-1]["records"] == 5
+
+
 def read_so_far() -> int:
     return int(Path("/proc/self/io").read_text().split()[1])
 

@@ -309,15 +309,15 @@ def test_a_long_line_is_trained_on():
 
 
 def test_a_recipe_trains_or_names_its_tokenizer(trained, tmp_path):
-    assert make(TokenizerConfig(min_count=1), TEXTS).hash == trained["words"].hash
-    assert make(TokenizerConfig("bpe", size=200), TEXTS).hash == trained["bpe"].hash
+    assert make(TokenizerConfig(min_count=1), lambda side: TEXTS).hash == trained["words"].hash
+    assert make(TokenizerConfig("bpe", size=200), lambda side: TEXTS).hash == trained["bpe"].hash
     trained["bpe"].save(tmp_path / "bpe")
     named = TokenizerConfig("bpe", name=str(tmp_path / "bpe"))
-    assert make(named, []).hash == trained["bpe"].hash
+    assert make(named, lambda side: []).hash == trained["bpe"].hash
     with pytest.raises(UsageError, match="is of kind bpe, not words"):
-        make(TokenizerConfig("words", name=str(tmp_path / "bpe")), [])
+        make(TokenizerConfig("words", name=str(tmp_path / "bpe")), lambda side: [])
     with pytest.raises(NotFoundError):
-        make(TokenizerConfig("words", name=str(tmp_path / "absent")), [])
+        make(TokenizerConfig("words", name=str(tmp_path / "absent")), lambda side: [])
 
 
 @pytest.mark.parametrize("name", ["captions/valid.txt", "multi30k/val.en", "multi30k/val.de"])

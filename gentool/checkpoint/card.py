@@ -4,13 +4,14 @@ from pathlib import Path
 
 from gentool.checkpoint.atomic import write_file
 from gentool.checkpoint.config import RunConfig
-from gentool.registry import HELPERS
+from gentool.registry import draws
+from gentool.settings import Tree
 
 
 def write_card(run: Path, run_config: RunConfig) -> None:
     """Replace `run/README.md`."""
     config, metrics = run_config.config, run_config.metrics
-    train, sample = config["train"], config["sample"]
+    train, sample = config["train"], config.get("sample")
     size = run_config.data["size"]
     unknown = "endless, generated" if config["data"]["spec"] == ["scenes"] else "streamed"
     records = unknown if size is None else f"{size:,} records"
@@ -29,11 +30,7 @@ def write_card(run: Path, run_config: RunConfig) -> None:
         ("seed", str(train["seed"])),
         ("training loss", _figure(metrics.get("loss"))),
         ("validation loss", _figure(metrics.get("val_loss"))),
-        *(
-            [("sampling defaults", ", ".join(f"{k} {v}" for k, v in sample.items()))]
-            if sample
-            else []
-        ),
+        *([("sampling defaults", _pairs(sample))] if sample else []),
         ("written by", f"gentool {run_config.gentool_version}"),
     ]
     came = f"weights averaged over training (EMA),\ntrained with the recipe `{run_config.recipe}`."
@@ -48,29 +45,34 @@ def write_imported_card(run: Path, run_config: RunConfig, came: str) -> None:
         ("weights", f"`{run_config.data['fingerprint']}`"),
         ("trained", "elsewhere; data, steps and seed are not known here"),
         ("images", f"{config['data']['channels']} × {config['data']['image_size']} pixels square"),
-        ("sampling defaults", ", ".join(f"{k} {v}" for k, v in config["sample"].items())),
+        ("sampling defaults", _pairs(config["sample"])),
         ("converted by", f"gentool {run_config.gentool_version}"),
     ]
     _write(run, run_config, came, facts)
 
 
 def _write(run: Path, run_config: RunConfig, came: str, facts: list[tuple[str, str]]) -> None:
-    backend = run_config.backend
-    draws = "" if backend in HELPERS else f"gentool sample {backend} --checkpoint DIR\n"
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts)
+    verb = "sample" if draws(run_config.backend) else "decode"
+    use = f"gentool {verb} {run_config.backend} --checkpoint DIR\n"
+    commands = (use if "sample" in run_config.config else "") + "gentool inspect DIR"
     text = f"""# {run_config.recipe}
 
-A `{backend}` checkpoint of gentool: {came}
+A `{run_config.backend}` checkpoint of gentool: {came}
 
 | | |
 | --- | --- |
 {rows}
 
 ```
-{draws}gentool inspect DIR
+{commands}
 ```
 """
     write_file(run / "README.md", text.encode())
+
+
+def _pairs(section: Tree) -> str:
+    return ", ".join(f"{name} {value}" for name, value in section.items() if value != "")
 
 
 def _figure(value: float | None) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from gentool import __version__
 from gentool.checkpoint.atomic import write_file
 from gentool.errors import BadCheckpointError, NotFoundError
+from gentool.registry import BACKENDS
 from gentool.settings import Tree
 
 FORMAT_VERSION = 1
@@ -21,7 +22,7 @@ class RunConfig:
 
     backend: str
     recipe: str  # the recipe's name
-    config: Tree  # the resolved recipe; its sample section holds the sampling defaults
+    config: Tree  # the resolved recipe; a backend's sample section: the defaults
     data: Tree  # fingerprint, size (null = endless), labels
     metrics: Tree = field(default_factory=dict)  # figures of the run so far
     init: str = ""  # whose weights the run began with, if not with random ones
@@ -61,7 +62,7 @@ def read_config(folder: Path) -> RunConfig:
         for name, section in run_config.config.items():
             if not isinstance(section, dict):
                 raise ValueError(f"config.{name} is not a section")
-        for name in ("model", "sample"):
+        for name in ("model", "sample") if run_config.backend in BACKENDS else ("model",):
             if name not in run_config.config:
                 raise ValueError(f"config has no section {name}")
         return run_config

@@ -9,11 +9,12 @@ from torch import nn
 from gentool.checkpoint.config import RunConfig, read_config
 from gentool.checkpoint.weights import read_weights
 from gentool.errors import BadCheckpointError, NotFoundError, UsageError, nearest
-from gentool.registry import backend_class, options_module
+from gentool.registry import BACKENDS, backend_class, options_module
 from gentool.resources import shipped
 from gentool.rng import torch_seed
 from gentool.settings import build
 from gentool.tokenizers import Tokenizer
+from gentool.tokenizers.config import has_tokens
 
 
 @dataclass
@@ -29,10 +30,11 @@ class Loaded:
     tokenizer: Tokenizer | None  # that the backend was built with, where it has tokens
 
 
-def find_checkpoint(name: str | None, backend: str) -> Path:
+def find_checkpoint(name: str | None, backend: str, option: str = "--checkpoint") -> Path:
     """The folder that `--checkpoint name` means: a shipped checkpoint's name, or a path.
 
-    Without a name: the shipped `BACKEND-scenes`. Raises NotFoundError.
+    Without a name: the shipped `BACKEND-scenes`. option: by which it is named. Raises
+    NotFoundError.
     """
     known = shipped("checkpoints")
     wanted = name or f"{backend}-scenes"
@@ -42,7 +44,7 @@ def find_checkpoint(name: str | None, backend: str) -> Path:
     if name is None:
         raise NotFoundError(
             f"no {wanted} checkpoint is installed",
-            f"`gentool train {backend}` trains one; --checkpoint DIR names another",
+            f"`gentool train {backend}` trains one; {option} DIR names another",
         )
     hint = nearest(wanted, known) if known else f"`gentool train {backend}` trains one"
     raise NotFoundError(f"no checkpoint {wanted!r}", hint)
@@ -54,17 +56,20 @@ def load_checkpoint(folder: Path, backend: str) -> Loaded:
     if run_config.backend != backend:
         raise BadCheckpointError(
             f"{folder} is a {run_config.backend} checkpoint, not {backend}",
-            f"use the {run_config.backend} sub-command",
+            f"use the {run_config.backend} sub-command"
+            if backend in BACKENDS
+            else f"`gentool train {backend}` trains one",
         )
     tensors, step, tokenizer = read_weights(folder, run_config.config)
-    if ("tokenizer" in run_config.config) != (tokenizer is not None):
-        raise BadCheckpointError(
-            f"{folder}: only one of config.json and the weights knows of a tokenizer"
-        )
     try:
         config = build(options_module(backend).Config, run_config.config)
+        if has_tokens(config) != (tokenizer is not None):
+            raise BadCheckpointError(
+                f"{folder}: only one of config.json and the weights knows of a tokenizer"
+            )
         make = backend_class(backend)
         implementation = make(config, tokenizer) if tokenizer else make(config)
+        check_frozen_encoder(run_config, implementation)
         with torch_seed("unused"):
             network = implementation.network()
         network.load_state_dict(tensors)
@@ -73,3 +78,21 @@ def load_checkpoint(folder: Path, backend: str) -> Loaded:
             f"{folder}: its weights do not fit its config.json: {error}"
         ) from None
     return Loaded(folder, run_config, config, implementation, network.eval(), step, tokenizer)
+
+
+def frozen_encoder(backend: Any) -> str:
+    """The SHA-256 of the pretrained text encoder that a backend leans on; empty for none."""
+    captions = getattr(backend, "captions", None)
+    return captions.pretrained.hash if captions and captions.pretrained else ""
+
+
+def check_frozen_encoder(run_config: RunConfig, backend: Any) -> None:
+    """Raise BadCheckpointError unless the text encoder is the one that the run was trained with:
+    its weights are not in the checkpoint."""
+    found, written = frozen_encoder(backend), run_config.data.get("text_encoder", "")
+    if found != written:
+        raise BadCheckpointError(
+            f"text encoder {run_config.config['model']['text']['name']} is not the one that this "
+            f"model was trained with (SHA-256 {found[:12]}…, was {written[:12]}…)",
+            "restore it from a copy, or name its revision",
+        )

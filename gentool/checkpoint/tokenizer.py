@@ -2,20 +2,24 @@
 torch."""
 
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from gentool.checkpoint.config import read_config
 from gentool.errors import BadCheckpointError, NotFoundError
 from gentool.resources import shipped
-from gentool.tokenizers import Tokenizer, load
+from gentool.tokenizers import load
 
 NONE = "none"
 """In the header of weights, in place of a hash: this model has no tokens."""
 
 
-def read_tokenizer(checkpoint: Path, written: str) -> Tokenizer | None:
-    """The tokenizer with the hash `written`; None if that is NONE. Raises BadCheckpointError."""
+def read_tokenizer(checkpoint: Path, written: str) -> Any:
+    """The tokenizer, as `load` gives it, with the hash `written`; None if that is NONE.
+
+    Raises BadCheckpointError.
+    """
     folder = checkpoint / "tokenizer"
     if written == NONE:
         if folder.exists():
@@ -38,7 +42,7 @@ def read_tokenizer(checkpoint: Path, written: str) -> Tokenizer | None:
     return tokenizer
 
 
-def find_tokenizer(name: str) -> Tokenizer:
+def find_tokenizer(name: str) -> Any:
     """The tokenizer in the folder `name`, or that of the checkpoint `name`, which may be a shipped
     one. Raises NotFoundError or BadCheckpointError."""
     folder = shipped("checkpoints").get(name, Path(name))
@@ -53,5 +57,15 @@ def find_tokenizer(name: str) -> Tokenizer:
     tokenizer = read_tokenizer(folder, written)
     if tokenizer is None:
         backend = read_config(folder).backend
+        if backend == "vq":  # a run that trained a tokenizer is one
+            return _trained(folder)
         raise BadCheckpointError(f"{folder} has no tokenizer: it is a {backend} checkpoint")
     return tokenizer
+
+
+def _trained(folder: Path) -> Any:
+    from gentool.checkpoint.load import load_checkpoint
+    from gentool.tokenizers.vq.tokenizer import tokenizer_of
+
+    loaded = load_checkpoint(folder, "vq")
+    return tokenizer_of(loaded.network, loaded.config.model, loaded.config.data)

@@ -84,6 +84,12 @@ def save_tensors(
     tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
 ) -> None:
     """Write a safetensors file; the same tensors and metadata give the same bytes."""
+    # Not save_file, whose files only their owner can read.
+    path.write_bytes(tensor_bytes(tensors, metadata))
+
+
+def tensor_bytes(tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """What `save_tensors` writes."""
     # Plain layout: safetensors stores no strides.
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = bytearray(save(plain, metadata))
@@ -94,7 +100,7 @@ def save_tensors(
         header["__metadata__"] = dict(sorted(metadata.items()))
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     data[8:end] = text.ljust(end - 8)
-    path.write_bytes(data)  # not save_file, whose files only their owner can read
+    return bytes(data)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -8,7 +8,7 @@ from gentool.cli.commands import add_command, group
 from gentool.cli.console import console
 from gentool.cli.options import value
 from gentool.errors import UsageError
-from gentool.registry import BACKENDS, options_module
+from gentool.registry import BACKENDS, draws, options_module
 
 app = group("Quality, seconds and memory for numbers of steps.")
 
@@ -112,7 +112,7 @@ def _numbers(text: str) -> list[int]:
     return sorted(set(found))
 
 
-for _backend in BACKENDS:
+for _backend in filter(draws, BACKENDS):
     _module = options_module(_backend)
     add_command(
         app,

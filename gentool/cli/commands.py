@@ -45,10 +45,10 @@ def add_command(
     """Register `function`, its docstring the help, its parameters the options.
 
     section: a dataclass of settings; those the user gives arrive as the dictionary `settings`.
-    but: its fields that are no options here.
+    but: parameters and fields that are no options here, and keep their defaults.
     fixed: parameters that are bound here and are no options (the backend's name).
     """
-    hidden = {"settings", *fixed}
+    hidden = {"settings", *but, *fixed}
     parameters = [p for n, p in inspect.signature(function).parameters.items() if n not in hidden]
     fields = [p for p in _options(section, panel) if p.name not in but] if section else []
     extra = [_keyword("quiet", Quiet, False), _keyword("debug", Debug, False)]
@@ -77,10 +77,11 @@ def _options(section: type, panel: str) -> list[inspect.Parameter]:
     options = []
     for field in dataclasses.fields(section):
         choices = field.metadata["choices"]
+        metavars = {int: "N", float: "X", str: "TEXT", bool: " "}
         option = typer.Option(
             "--" + field.name.replace("_", "-"),
             help=field.metadata["help"][0].upper() + field.metadata["help"][1:] + ".",
-            metavar="|".join(choices) or {int: "N", float: "X", str: "TEXT"}[hints[field.name]],
+            metavar="|".join(choices) or metavars[hints[field.name]],
             autocompletion=_completion(choices),
             rich_help_panel=panel,
             show_default=False,

@@ -1,16 +1,15 @@
-"""`gentool decode` for the backends that write text: one output line for each input line."""
+"""`gentool decode` for the backends that write text of their own: blanks are filled."""
 
-import json
 from typing import Annotated, Any
 
 import typer
 
 from gentool.cli import options
+from gentool.cli.answers import OnError, check_on_error, write_answers
 from gentool.cli.console import console
 from gentool.cli.options import value
 from gentool.cli.sample_text import Out
 from gentool.cli.tracing import Trace, tracing
-from gentool.errors import BadDataError, UsageError
 from gentool.registry import options_module
 
 
@@ -35,9 +34,7 @@ def decode_text(
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
     precision: options.Precision = None,
-    on_error: Annotated[
-        str, value("skip|stop", "A line that cannot be filled: an empty line, or the end.")
-    ] = "skip",
+    on_error: OnError = "skip",
     as_json: options.Json = False,
 ) -> None:
     """Fill the blanks of each input line.
@@ -48,10 +45,8 @@ def decode_text(
 
     What is given comes back exactly as it was; an empty line stays empty.
     """
-    if on_error not in ("skip", "stop"):
-        raise UsageError(f"--on-error is skip or stop, got {on_error!r}")
+    check_on_error(on_error)
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
-    from gentool.outputs import text_file
     from gentool.render.traces import check_trace_target
     from gentool.sampling import fill_lines, sample_settings, words
     from gentool.streams import stream_any_lines
@@ -62,25 +57,11 @@ def decode_text(
     section = options_module(backend).DecodeConfig
     chosen = sample_settings(loaded, settings, section)
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
-    bad = n = 0
     how: dict[str, Any] = {"batch_size": batch_size, "device": device, "precision": precision}
-    tracer = tracing(trace, "decode", loaded, chosen, seed)
-    with text_file(out) as file, tracer as how["recorder"]:
-        lines = stream_any_lines(inputs or "-")
-        for number, texts in fill_lines(loaded, lines, seed, chosen, num, **how):
-            if isinstance(texts, BadDataError):
-                message = f"line {number + 1}: {texts}"
-                if on_error == "stop":
-                    raise BadDataError(message, texts.hint)
-                console.warn(f"{message}; {texts.hint}" if texts.hint else message)
-                bad, texts = bad + 1, [""] * num
-            console.stop()  # a bar on the terminal makes way for the lines
-            for text in texts:
-                record = {"line": number + 1, "seed": seed, "text": text}
-                file.write((json.dumps(record, ensure_ascii=False) if as_json else text) + "\n")
-            file.flush()
-            n = number + 1
-            console.progress(n, 0, {"filled": "lines"})
-    console.stop()
-    if bad:
-        raise BadDataError(f"{bad} of {n} lines skipped: empty lines stand in")
+
+    def record(number: int, text: object) -> dict[str, Any]:
+        return {"line": number + 1, "seed": seed, "text": text if isinstance(text, str) else ""}
+
+    with tracing(trace, "decode", loaded, chosen, seed) as how["recorder"]:
+        filled = fill_lines(loaded, stream_any_lines(inputs or "-"), seed, chosen, num, **how)
+        write_answers(filled, record, out, num=num, on_error=on_error, as_json=as_json)

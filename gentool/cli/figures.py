@@ -1,18 +1,29 @@
-"""How figures are printed, and gates on them, for everything that `eval` measures."""
+"""How figures are told, and what is asked of them."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from gentool.cli.console import console
 from gentool.cli.options import value
-from gentool.evaluate.figures import Figure, check_gates
+from gentool.evaluate.figures import check_gates
+
+if TYPE_CHECKING:
+    from gentool.evaluate.figures import Figure
 
 Gate = Annotated[
     list[str] | None,
     value("'METRIC>=X'", "Exit 7 unless this holds; repeatable."),
 ]
+Metric = Annotated[
+    list[str] | None,
+    value("NAME", "What to measure; repeatable. (default: the quick ones that fit)"),
+]
+HeldOut = Annotated[
+    str | None,
+    value("SPEC", "Data to measure against. (default: what the run held out)"),
+]
 
 
-def report(figures: list[Figure], gates: list[str], as_json: bool) -> None:
+def report(figures: "list[Figure]", gates: list[str], as_json: bool) -> None:
     """Print the figures, then raise GateError if a gate does not hold."""
     for figure in figures:
         if as_json:

@@ -1,5 +1,6 @@
 """`gentool list`: what there is to choose from."""
 
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import typer
@@ -7,7 +8,7 @@ import typer
 from gentool.cli import options
 from gentool.cli.console import console
 from gentool.errors import UsageError, nearest
-from gentool.registry import BACKENDS, options_module
+from gentool.registry import BACKENDS, HELPERS, draws, options_module
 from gentool.resources import shipped
 
 
@@ -15,15 +16,15 @@ def list_things(
     what: Annotated[
         str | None,
         typer.Argument(
-            metavar="[backends|recipes|checkpoints|samplers|data]",
-            help="One kind only.",
+            metavar="KIND",
+            help="One only: backends, helpers, recipes, checkpoints, samplers or data.",
             show_default=False,
             autocompletion=options.starting_with(lambda: list(_KINDS)),
         ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """What there is: backends, recipes, checkpoints, samplers, kinds of data.
+    """What there is: backends, what else can be trained, recipes, checkpoints, samplers, data.
 
     \b
     gentool list
@@ -38,13 +39,13 @@ def list_things(
             if as_json:
                 console.record({"kind": kind, "name": name, "about": text})
             else:
-                console.result(f"  {name:22} {text}" if not what else f"{name:22} {text}")
+                console.result(f"  {name:28} {text}" if not what else f"{name:28} {text}")
 
 
-def _backends() -> dict[str, str]:
+def _about(names: Iterable[str]) -> dict[str, str]:
     return {
         name: (options_module(name).__doc__ or "").splitlines()[0].partition(": ")[2]
-        for name in BACKENDS
+        for name in names
     }
 
 
@@ -65,7 +66,7 @@ def _checkpoints() -> dict[str, str]:
 
 def _samplers() -> dict[str, str]:
     users: dict[str, list[str]] = {}
-    for name in BACKENDS:
+    for name in filter(draws, BACKENDS):
         for field in options_module(name).SampleConfig.__dataclass_fields__.values():
             for choice in field.metadata["choices"] if field.name == "sampler" else ():
                 users.setdefault(choice, []).append(name)
@@ -87,8 +88,9 @@ def _data() -> dict[str, str]:
     }
 
 
-_KINDS = {
-    "backends": _backends,
+_KINDS: dict[str, Callable[[], dict[str, str]]] = {
+    "backends": lambda: _about(BACKENDS),
+    "helpers": lambda: _about(HELPERS),
     "recipes": _recipes,
     "checkpoints": _checkpoints,
     "samplers": _samplers,

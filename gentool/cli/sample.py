@@ -1,125 +1,40 @@
 """`gentool sample BACKEND`."""
 
-from pathlib import Path
-from typing import Annotated, Any
-
-from gentool.cli import options
-from gentool.cli.commands import add_command, group
-from gentool.cli.console import console
-from gentool.cli.options import value
-from gentool.cli.pictures import Out, write
+from gentool.cli.commands import CONTEXT, add_command, group
+from gentool.cli.sample_images import sample_images
 from gentool.cli.sample_text import sample_text
-from gentool.cli.tracing import Trace, tracing
 from gentool.errors import UsageError
-from gentool.registry import BACKENDS, options_module
+from gentool.registry import BACKENDS, draws, options_module
 
 app = group("Draw samples from a trained model.")
 
 
-def sample(
-    backend: str,
-    settings: dict[str, Any],
-    checkpoint: options.Checkpoint = None,
-    num: Annotated[
-        int | None,
-        value("N", "How many samples; of each class. (default: 16)", "--num", "-n", min=1),
-    ] = None,
-    classes: Annotated[
-        list[str] | None,
-        value("NAME", "Draw this class; repeatable, a row of the grid each.", "--class"),
-    ] = None,
-    seed: options.Seed = 0,
-    index: Annotated[
-        int | None,
-        value("I", "Draw only sample I of the seed.", min=0),
-    ] = None,
-    init_noise: Annotated[
-        Path | None, value("x_T.npy", "Start from this noise, [N, C, H, W].")
-    ] = None,
-    out: Out = None,
-    trace: Trace = None,
-    batch_size: options.BatchSize = 64,
-    device: options.Device = "auto",
-    precision: options.Precision = None,
-    as_json: options.Json = False,
-) -> None:
-    """Draw samples.
+def _refuse(backend: str) -> None:
+    """Register `gentool sample` for a backend that draws nothing: to say what to type instead."""
 
-    \b
-    gentool sample {backend} -n 16
-    gentool sample {backend} -n 64 --steps 50 --seed 3 --out grid.png
-    gentool sample {backend} --index 17 --out - | display
-    gentool sample {backend} -c runs/mine -n 8 --class cat --class dog
-    gentool sample {backend} -n 4 --steps 50 --trace how.html
-
-    Sample I of a seed is the same in any batch, number or order.
-    """
-    if out == "-" and as_json:
-        raise UsageError("--out - and --json both want standard output", "--out FILE with --json")
-    import torch
-
-    from gentool.checkpoint.load import find_checkpoint, load_checkpoint
-    from gentool.inputs import class_index, read_noise
-    from gentool.outputs import check_target, free_name
-    from gentool.render.traces import check_trace_target
-    from gentool.sampling import class_names, draw_samples, sample_settings, words
-
-    if out:
-        check_target(out)
-    if trace:
-        check_trace_target(trace)
-    loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
-    chosen = sample_settings(loaded, settings)
-    shape = loaded.backend.shape
-    labels = class_names(loaded)
-    rows = [class_index(name, labels) for name in classes or []]
-    noise = read_noise(init_noise, shape) if init_noise else None
-    each = num or (16 if noise is None else max(1, len(noise) // max(1, len(rows))))
-    indices = range(each * max(1, len(rows))) if index is None else range(index, index + 1)
-    if noise is not None and indices[-1] >= len(noise):
+    def refuse() -> None:
         raise UsageError(
-            f"{init_noise} holds {len(noise)} samples, {indices[-1] + 1} are asked for"
+            f"{backend} draws nothing: it makes each output of an input",
+            f"use decode: gentool decode {backend} --help",
         )
-    if index is not None and len(rows) > 1:
-        raise UsageError("--index draws one sample, of one --class")
 
-    y = torch.tensor([rows[i // each if index is None else 0] for i in indices] if rows else [])
-    given = {"y": y} if rows else {}
-    if noise is not None:
-        given["x_T"] = noise[indices.start : indices.stop]
-    console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
-
-    def label(number: int) -> str:
-        return labels[int(y[number - indices.start])] if rows else ""
-
-    def facts(number: int) -> dict[str, Any]:
-        return {"seed": seed, **({"class": label(number)} if rows else {})}
-
-    target = out or free_name(f"{backend}-seed{seed}")
-    columns = each if len(rows) > 1 else None
-    with tracing(trace, "sample", loaded, chosen, seed, label) as recorder:
-        batches = draw_samples(
-            loaded,
-            indices,
-            seed,
-            chosen,
-            given=given,
-            batch_size=batch_size,
-            device=device,
-            precision=precision,
-            progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
-            recorder=recorder,
-        )
-        write(batches, (len(indices), *shape), target, facts if as_json else None, columns)
+    told = f"Nothing to draw: use gentool decode {backend}, not gentool sample {backend}."
+    context = CONTEXT | {"ignore_unknown_options": True, "allow_extra_args": True}
+    app.command(backend, help=told, hidden=True, context_settings=context)(refuse)
 
 
 for _backend in BACKENDS:
+    if not draws(_backend):
+        _refuse(_backend)
+        continue
     _module = options_module(_backend)
+    _tokens = getattr(_module, "TOKENS", False)  # nothing to begin with but masks
     add_command(
         app,
         _backend,
-        sample if _module.KIND == "images" else sample_text,
+        sample_images if _module.KIND == "images" else sample_text,
         backend=_backend,
+        but=("init_noise",) if _tokens else (),
         section=_module.SampleConfig,
         panel=f"{_backend} (default: the checkpoint's)",
     )

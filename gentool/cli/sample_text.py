@@ -9,8 +9,17 @@ from gentool.cli.options import value
 from gentool.cli.tracing import Trace, tracing
 from gentool.errors import UsageError
 
+STEERING = {"guidance_scale", "control_steps", "control_rate", "fluency"}
+Control = Annotated[
+    list[str] | None,
+    value("ATTRIBUTE=VALUE", "Write what has this, e.g. shape=circle; repeatable."),
+]
+Classifier = Annotated[
+    str | None,
+    value("DIR|NAME", "What controls. (default: diffusion-lm-control-scenes)"),
+]
 Out = Annotated[
-    str, value("FILE|-", "A sample on each line. (default: standard output)", "--out", "-o")
+    str, value("FILE|-", "Where the lines go. (default: standard output)", "--out", "-o")
 ]
 
 
@@ -21,6 +30,8 @@ def sample_text(
     num: Annotated[int, value("N", "How many samples. (default: 16)", "--num", "-n", min=1)] = 16,
     seed: options.Seed = 0,
     index: Annotated[int | None, value("I", "Draw only sample I of the seed.", min=0)] = None,
+    control: Control = None,
+    classifier: Classifier = None,
     out: Out = "-",
     trace: Trace = None,
     batch_size: options.BatchSize = 64,
@@ -34,10 +45,16 @@ def sample_text(
     gentool sample {backend} -n 16
     gentool sample {backend} --steps 50 --length 9 --seed 3 > lines.txt
     gentool sample {backend} -n 4 --mbr 10 --json
+    gentool sample {backend} --control shape=circle --control color=red
 
     Sample I of a seed is the same in any batch, number or order.
     """
+    idle = sorted(STEERING & settings.keys()) + (["classifier"] if classifier else [])
+    if idle and not control:
+        option = idle[0].replace("_", "-")
+        raise UsageError(f"--{option} without a control", "--control ATTRIBUTE=VALUE")
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
+    from gentool.control import open_controls, success
     from gentool.outputs import text_file
     from gentool.render.traces import check_trace_target
     from gentool.sampling import draw_texts, sample_settings, words
@@ -48,9 +65,10 @@ def sample_text(
     chosen = sample_settings(loaded, settings)
     if trace and chosen.mbr > 1:
         raise UsageError("--trace shows one candidate of each sample", "--mbr 1")
+    controls = open_controls(loaded, control, classifier, device) if control else None
     indices = range(num) if index is None else range(index, index + 1)
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
-    ties = tokens = 0
+    ties, tokens, texts = 0, 0, []
     tracer = tracing(trace, "sample", loaded, chosen, seed)
     with text_file(out) as file, tracer as recorder:
         drawn = draw_texts(
@@ -58,6 +76,7 @@ def sample_text(
             indices,
             seed,
             chosen,
+            shared=controls.shared if controls else {},
             batch_size=batch_size,
             device=device,
             precision=precision,
@@ -67,8 +86,15 @@ def sample_text(
         for number, line in drawn:
             record = {"index": number, "seed": seed, "text": line.text, "tokens": line.tokens}
             record |= {"ties": line.ties}
+            if controls:
+                record["control"] = controls.held(line.text)
             console.stop()  # a bar on the terminal makes way for the lines
             file.write((json.dumps(record, ensure_ascii=False) if as_json else line.text) + "\n")
             file.flush()
             ties, tokens = ties + line.ties, tokens + line.tokens
+            texts.append(line.text)
     console.info(f"{ties} of {tokens} tokens nearly tie with a second one")
+    if controls:
+        rates = success(controls, texts)
+        told = ", ".join(f"{name} {round(len(texts) * rate)}" for name, rate in rates.items())
+        console.info(f"of {len(texts)} samples have what was asked for: {told}")

@@ -1,14 +1,16 @@
 """`gentool tokenizer encode` and `decode`, lines in, lines out, as they come; and `show`."""
 
 import json
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gentool.cli import options
+from gentool.cli import options, tokenize_pictures
 from gentool.cli.console import console
 from gentool.cli.options import value
-from gentool.errors import BadDataError
+from gentool.cli.pictures import Out
+from gentool.errors import BadDataError, UsageError
 from gentool.resources import shipped
 from gentool.streams import place, stream_lines
 
@@ -31,42 +33,61 @@ Input = Annotated[
 
 
 def encode(tokenizer: Which, inputs: Input = "-", as_json: options.Json = False) -> None:
-    """Print the ids of each line.
+    """Print the ids of each line; for a tokenizer of pictures, of the file that a line names.
 
     \b
     printf 'a red cross\\n' | gentool tokenizer encode -t words
     gentool tokenizer encode captions.txt -t runs/mine --json
+    ls *.png | gentool tokenizer encode -t runs/vq
     """
     found = find(tokenizer)
     for line in stream_lines(inputs):
-        ids = found.encode(line)
+        if found.kind == "vq":
+            ids = tokenize_pictures.encode(found, line)
+        else:
+            ids = found.encode(line)
         if as_json:
             console.record({"ids": ids, "tokens": [found.token(id) for id in ids]})
         else:
             console.result(" ".join(map(str, ids)))
 
 
-def decode(tokenizer: Which, inputs: Input = "-", as_json: options.Json = False) -> None:
-    """Print the text of each line of ids.
+def decode(
+    tokenizer: Which, inputs: Input = "-", out: Out = None, as_json: options.Json = False
+) -> None:
+    """Print the text of each line of ids; of a tokenizer of pictures, draw them.
 
     \b
     gentool tokenizer encode captions.txt -t words | gentool tokenizer decode -t words
+    ls *.png | gentool tokenizer encode -t runs/vq > ids
+    gentool tokenizer decode ids -t runs/vq --out again/
     """
     found = find(tokenizer)
-    for number, line in enumerate(stream_lines(inputs), start=1):
-        ids = []
-        for word in line.split():
-            if not (word.isascii() and word.isdecimal() and int(word[:12]) < found.size):
-                raise BadDataError(
-                    f"{place(inputs)} line {number}: {word[:40]!r} is not an id",
-                    f"ids are 0 to {found.size - 1}, white space between them",
-                )
-            ids.append(int(word))
+    rows = _rows(inputs, found.size)
+    if found.kind == "vq":
+        tokenize_pictures.draw(found, list(rows), inputs, out or "decoded.png", as_json)
+        return
+    if out:
+        raise UsageError("--out is for tokenizers of pictures; text goes to standard output")
+    for ids in rows:
         text = found.decode(ids)
         if as_json:
             console.record({"text": text, "tokens": [found.token(id) for id in ids]})
         else:
             console.result(" ".join(text.split("\n")))  # a line stays a line
+
+
+def _rows(inputs: str, size: int) -> Iterator[list[int]]:
+    for number, line in enumerate(stream_lines(inputs), start=1):
+        ids = []
+        for word in line.split():
+            if not (word.isascii() and word.isdecimal() and int(word[:12]) < size):
+                raise BadDataError(
+                    f"{place(inputs)} line {number}: {word[:40]!r} is not an id",
+                    f"ids are 0 to {size - 1}, white space between them",
+                )
+            ids.append(int(word))
+        yield ids
 
 
 def show(
@@ -82,12 +103,10 @@ def show(
     gentool tokenizer show words
     gentool tokenizer show runs/mine -n 1000 --json
     """
-    from gentool.tokenizers import SPECIALS
-
     found = find(tokenizer)
     tokens = [found.token(id) for id in range(min(num, found.size))]
     described = facts(found) | {
-        "specials": {name: found.special(name) for name in SPECIALS},
+        "specials": dict(found.specials),
         "tokens": tokens,
     }
     if as_json:
@@ -103,8 +122,9 @@ def facts(tokenizer: "Tokenizer") -> dict[str, Any]:
     return {"kind": tokenizer.kind, "size": tokenizer.size, "hash": tokenizer.hash}
 
 
-def find(name: str) -> "Tokenizer":
+def find(name: str) -> Any:
     """The tokenizer that is meant by a folder or a checkpoint."""
     from gentool.checkpoint.tokenizer import find_tokenizer
 
-    return find_tokenizer(name)
+    found = find_tokenizer(name)
+    return getattr(found, "image", found)  # of a model with both, that of pictures

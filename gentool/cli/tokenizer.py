@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gentool.cli import options, tokenize
+from gentool.cli import options, tokenize, tokenize_pictures
 from gentool.cli.commands import add_command, group
 from gentool.cli.console import console
 from gentool.cli.options import value
@@ -20,10 +20,17 @@ SCENES = 10_000  # captions of the endless scenes
 
 
 def train(
-    kind: Annotated[str, value("words|unigram|bpe|char", "Words, or pieces by SentencePiece.")],
+    kind: Annotated[
+        str,
+        value("words|unigram|bpe|char|vq", "Words, or pieces by SentencePiece; vq: of pictures."),
+    ],
     data: Annotated[
         list[str],
-        value("SPEC", "Texts: scenes, FILE.txt|csv|tsv|jsonl, - (lines) or hf:NAME; repeatable."),
+        value(
+            "SPEC",
+            "Texts: scenes, FILE.txt|csv|tsv|jsonl, - (lines) or hf:NAME; for vq as for "
+            "`gentool train vq`; repeatable.",
+        ),
     ],
     out: Annotated[Path, value("DIR", "The new folder.", "--out", "-o")],
     size: Annotated[
@@ -49,7 +56,11 @@ def train(
     ] = None,
     assign: Annotated[
         list[str] | None,
-        value("KEY=VALUE", "A data setting, e.g. text_column=title; repeatable.", "--set"),
+        value(
+            "KEY=VALUE",
+            "A data setting, e.g. text_column=title; for vq any of a recipe; repeatable.",
+            "--set",
+        ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
@@ -59,11 +70,20 @@ def train(
     gentool tokenizer train --kind words --data all.txt --min-count 11 -o words
     gentool tokenizer train --kind bpe --data all.txt --size 8000 -o pieces
     gentool tokenizer train --kind char --data scenes --language both -o chars
+    gentool tokenizer train --kind vq --data scenes -o pictures
+
+    Of vq DIR is a run, as `gentool train vq` makes it, which can be resumed.
     """
     from gentool import tokenizers
 
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UsageError(f"{out} already exists", "choose another --out")
+    if kind == "vq":
+        if num or byte_fallback or (min_count, coverage, language) != (1, 1.0, "en"):
+            raise UsageError("--kind vq takes --data, --size and --set; the rest is for texts")
+        tokenize_pictures.train(data, out, size, assign or [])
+        _tell(tokenize.find(str(out)), out, as_json)
+        return
     if kind not in tokenizers.KINDS:
         tokenizers.train(kind, [])  # raises, before data are looked at
     tree: dict[str, Any] = {"spec": data, "language": language}
@@ -78,7 +98,11 @@ def train(
         byte_fallback=byte_fallback,
     )
     tokenizer.save(out)
-    console.info(f"{kind}, {tokenizer.size} tokens, {tokenizer.hash[:16]}")
+    _tell(tokenizer, out, as_json)
+
+
+def _tell(tokenizer: Any, out: Path, as_json: bool) -> None:
+    console.info(f"{tokenizer.kind}, {tokenizer.size} tokens, {tokenizer.hash[:16]}")
     if as_json:
         console.record({"path": str(out), **tokenize.facts(tokenizer)})
     else:
@@ -115,3 +139,4 @@ add_command(app, "train", train)
 add_command(app, "encode", tokenize.encode)
 add_command(app, "decode", tokenize.decode)
 add_command(app, "show", tokenize.show)
+add_command(app, "cache", tokenize_pictures.cache)

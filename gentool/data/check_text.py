@@ -63,7 +63,7 @@ def scan_texts(
         if tokenizer:
             try:
                 for one in both:
-                    encode(text.key, one, tokenizer, config)
+                    encode(text.key, one, tokenizer, config, begin=text.source is None)
             except TooLong:
                 report.too_long += 1
     report.duplicates = len(hashes) - len(set(hashes))

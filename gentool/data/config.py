@@ -1,6 +1,10 @@
 """The [data] sections of recipes. Imports nothing heavy: help text is made from them."""
 
+import operator
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from gentool.errors import UsageError
 from gentool.settings import setting
@@ -25,8 +29,14 @@ class ImageData:
         "", "column of the images, in tars their extension; empty: found by its type"
     )
     label_column: str = setting("", "column of the class; empty: class labels, or `label`")
+    language: str = setting(
+        "en", "language of the captions of scenes", choices=("en", "zh", "both")
+    )
     caption_column: str = setting(
         "", "column of the caption, in tars a field of .json; empty: `caption` or `text`, .txt"
+    )
+    where: tuple[str, ...] = setting(
+        (), "of tar shards the records whose .json says so, e.g. similarity>=0.3, width>=64"
     )
     on_error: str = setting(
         "stop", "what an unreadable image does; skipped ones are counted", choices=("stop", "skip")
@@ -37,6 +47,9 @@ class ImageData:
         if self.channels == 2:
             raise UsageError("data.channels is 1 (grey) or 3 (RGB), got 2")
         _check_spec(self.spec, self.split)
+        _check_language(self)
+        for text in self.where:
+            condition(text)
 
 
 @dataclass
@@ -82,10 +95,7 @@ class TextData:
 
     def __post_init__(self) -> None:
         _check_spec(self.spec, self.split)
-        if self.language != "en" and self.spec != ("scenes",):
-            raise UsageError(
-                f"data.language = {self.language!r} is for scenes, data.spec is {list(self.spec)}"
-            )
+        _check_language(self)
         if "scenes" in self.spec and any(self.columns()):
             raise UsageError(
                 f"scenes have no columns, so none called {max(self.columns())!r}",
@@ -97,6 +107,21 @@ class TextData:
         return [self.text_column, self.source_column, self.mr_column, *self.attributes]
 
 
+@dataclass
+class PairData(TextData):
+    """Which pairs of texts, a source and what it is made into. Raises UsageError."""
+
+    language: str = setting(
+        "en-zh", "of scenes: from which language into which", choices=("en-zh", "zh-en")
+    )
+    length: int = setting(256, "tokens of a source or target at the most, its end included", low=2)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layout == "block":
+            raise UsageError('data.layout = "block" is for single texts, these are pairs')
+
+
 def _check_spec(spec: tuple[str, ...], split: str) -> None:
     if not all(spec) or not spec:
         raise UsageError("data.spec is empty", "give scenes, a folder, files or hf:NAME")
@@ -105,3 +130,30 @@ def _check_spec(spec: tuple[str, ...], split: str) -> None:
             f"data.split = {split!r} is for scenes alone, data.spec is {list(spec)}",
             "give the files of that split as the spec",
         )
+
+
+def _check_language(section: ImageData | TextData) -> None:
+    if section.language != type(section).language and section.spec != ("scenes",):
+        raise UsageError(
+            f"data.language = {section.language!r} is for scenes, data.spec is {list(section.spec)}"
+        )
+
+
+def condition(text: str) -> tuple[str, Callable[[Any, Any], bool], float | str]:
+    """ "similarity>=0.3" as (field, comparison, value); numbers are compared as numbers, and only
+    == and != compare texts. Raises UsageError."""
+    match = re.fullmatch(r"\s*([^<>=!]+?)\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*", text)
+    if match:
+        field, compare, value = match.groups()
+        try:
+            return field, _COMPARE[compare], float(value)
+        except ValueError:
+            if compare in ("==", "!="):
+                return field, _COMPARE[compare], value
+    raise UsageError(f"data.where takes, e.g., 'similarity>=0.3' or 'NSFW==UNLIKELY', got {text!r}")
+
+
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt,
+    "==": operator.eq, "!=": operator.ne,
+}  # fmt: skip

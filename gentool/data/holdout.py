@@ -1,9 +1,9 @@
 """Keeping a part of the data for validation."""
 
 from array import array
-from collections.abc import Iterator
-from functools import cached_property
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property, partial
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ import torch
 from gentool.data.config import ImageData, TextData
 from gentool.data.images import open_images
 from gentool.data.loader import ON_BAD
-from gentool.data.source import Data, Example, Record, Sharded, Source, Subset, Window
+from gentool.data.source import Data, Example, RawImage, Record, Sharded, Source, Subset, Window
 from gentool.data.text import Text, open_texts
 from gentool.errors import BadDataError
 from gentool.rng import generator, seed_of
@@ -20,7 +20,7 @@ MOST = 512  # records held out at the most
 SHARE = 20  # one in so many
 SHARDS = 32  # shards that records are held out of, at the most
 UNREADABLE = 1 << 63  # more than any hash
-ENOUGH = 20_000  # texts of an endless source that a tokenizer learns from
+ENOUGH = 20_000  # texts of an endless source, or captions, that a tokenizer learns from
 
 
 class Trained(Sharded):
@@ -99,7 +99,7 @@ def train_and_validation(config: ImageData) -> tuple[Data, Source[Example]]:
     if source.size is None:
         from gentool.data.scenes import Scenes
 
-        return source, Scenes("test")
+        return source, Scenes("test", config.language)
     order = torch.randperm(source.size, generator=generator("hold out")).tolist()
     n = min(MOST, source.size // SHARE + (source.size < SHARE))
     if source.size == 1:
@@ -140,13 +140,56 @@ def text_train_and_validation(config: TextData) -> tuple[Source[Text], Source[Te
     return Subset(source, trained, empty), Subset(source, sorted(held.tolist()))
 
 
-def training_texts(config: TextData) -> Iterator[str]:
-    """The texts that a tokenizer is trained on: those of the training part, or the first of an
-    endless one. Unreadable ones are left out where `on_error` says so."""
+def training_texts(config: TextData | ImageData, side: str) -> Iterator[str]:
+    """The texts, or the captions of images, that a tokenizer is trained on: those of the training
+    part; of pairs the side `source`, `target`, or `both`. Of endless texts and of images the first
+    ENOUGH; unreadable ones are left out where `on_error` says so."""
+    if isinstance(config, ImageData):
+        yield from _captions(config)
+        return
     source, _ = text_train_and_validation(config)
     for index in range(ENOUGH if source.size is None else source.size):
         try:
-            yield source[index].text
+            text = source[index]
         except BadDataError as error:
             if config.on_error == "stop":
                 raise BadDataError(str(error), ON_BAD) from error
+            continue
+        if side != "target" and text.source is not None:
+            yield text.source
+        if side != "source":
+            yield text.text
+
+
+def _captions(config: ImageData) -> Iterator[str]:
+    source, _ = train_and_validation(config)
+    reads: Iterable[Callable[[], Example | RawImage]]
+    if isinstance(source, Sharded):
+        records = chain.from_iterable(map(source.records, range(source.shards)))
+        reads = (record.raw for record in islice(records, ENOUGH))
+    else:
+        n = min(ENOUGH, source.size or ENOUGH)
+        step = (source.size or n) / n  # a folder's first pictures may be all of one kind
+        reads = (partial(source.__getitem__, int(i * step)) for i in range(n))
+    for read in reads:
+        try:
+            yield read().caption
+        except BadDataError as error:
+            if config.on_error == "stop":
+                raise BadDataError(str(error), ON_BAD) from error
+
+
+def training_attributes(config: TextData) -> list[str]:
+    """Every "attribute=value" that the training part carries, or the first of an endless one, in
+    order of the alphabet. Unreadable texts are left out where `on_error` says so."""
+    source, _ = text_train_and_validation(config)
+    found = set()
+    for index in range(ENOUGH if source.size is None else source.size):
+        try:
+            attributes = source[index].attributes
+        except BadDataError as error:
+            if config.on_error == "stop":
+                raise BadDataError(str(error), ON_BAD) from error
+            continue
+        found |= {f"{name}={value}" for name, values in attributes.items() for value in values}
+    return sorted(found)

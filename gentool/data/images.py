@@ -171,6 +171,8 @@ def open_images(config: ImageData) -> Data:
 
     if all(is_tar(spec) for spec in config.spec):
         return Tars(config.spec, config)
+    if config.where:
+        raise UsageError("data.where chooses among records of tar shards", "these data have none")
     if len(config.spec) == 1:
         return _open(config.spec[0], config)
     sources = [_open(spec, config) for spec in config.spec if not is_tar(spec)]
@@ -188,7 +190,7 @@ def _open(spec: str, config: ImageData) -> Data:
     if spec == "scenes":
         from gentool.data.scenes import Scenes
 
-        return Scenes(config.split)
+        return Scenes(config.split, config.language)
     if spec.startswith("hf:"):
         from gentool.data.hub import Hub
 

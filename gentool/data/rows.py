@@ -1,4 +1,4 @@
-"""Texts as rows of tokens, all of one length: what text models are trained on."""
+"""Texts as rows of tokens of one length, and pairs of texts: what text models are trained on."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from gentool.data.loader import TooLong
 from gentool.data.source import Source
 from gentool.data.text import Attributes, Text
 from gentool.errors import BadDataError
-from gentool.tokenizers import Tokenizer
+from gentool.tokenizers import Tokenizer, source_side
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,24 @@ class Row:
     key: str
     ids: list[int]  # config.length of them
     attributes: Attributes
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One example as a model of pairs sees it. Both sides end in eos, neither has a bos."""
+
+    key: str
+    src_ids: list[int]
+    tgt_ids: list[int]
+
+
+def pair(source: Source[Text], index: int, tokenizer: Tokenizer, config: TextData) -> Pair:
+    """Pair `index`. Raises BadDataError, and TooLong for one of which a side does not fit."""
+    text = source[index]
+    if text.source is None:
+        raise BadDataError(f"{text.key}: a text alone, not a pair", "name data.source_column")
+    src_ids = encode(text.key, text.source, source_side(tokenizer), config, begin=False)
+    return Pair(text.key, src_ids, encode(text.key, text.text, tokenizer, config, begin=False))
 
 
 def row(source: Source[Text], index: int, tokenizer: Tokenizer, config: TextData) -> Row:
@@ -45,9 +63,13 @@ def row(source: Source[Text], index: int, tokenizer: Tokenizer, config: TextData
     return Row(first.key, (ids + padding)[: config.length], first.attributes)
 
 
-def encode(key: str, text: str, tokenizer: Tokenizer, config: TextData) -> list[int]:
-    """bos, the tokens, eos. A text too long is cut, without an end, or raises TooLong."""
-    ids = [tokenizer.special("bos"), *tokenizer.encode(text), tokenizer.special("eos")]
+def encode(
+    key: str, text: str, tokenizer: Tokenizer, config: TextData, *, begin: bool = True
+) -> list[int]:
+    """bos if it is to begin with that, the tokens, eos. A text too long is cut, without an end, or
+    raises TooLong."""
+    bos = [tokenizer.special("bos")] if begin else []
+    ids = [*bos, *tokenizer.encode(text), tokenizer.special("eos")]
     if len(ids) > config.length and config.too_long == "skip":
         raise TooLong(f"{key}: {len(ids)} tokens, data.length is {config.length}")
     return ids[: config.length]

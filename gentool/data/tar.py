@@ -11,11 +11,12 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
-from gentool.data.config import ImageData
+from gentool.data.config import ImageData, condition
 from gentool.data.decode import EXTENSIONS, MAX_BYTES
 from gentool.data.source import WINDOW, RawImage, Record, Sharded, digest
 from gentool.errors import BadDataError, MachineError, NotFoundError, UsageError
@@ -50,7 +51,8 @@ class Tars(Sharded):
         self.shards = len(self.paths)
         self.field = config.caption_column
         self.wanted = (f".{config.image_column}",) if config.image_column else EXTENSIONS
-        self.fingerprint = digest(self.paths)
+        self.conditions = [condition(text) for text in config.where]
+        self.fingerprint = digest(self.paths, *config.where)
 
     def records(self, shard: int, start: int = 0) -> Iterator[Record]:
         path, number, seen = self.paths[shard], -1, set[str]()
@@ -59,17 +61,18 @@ class Tars(Sharded):
         for number, (key, members) in enumerate(groups):
             if number % WINDOW == 0:
                 seen.clear()
-            record = self._record(path, number, key, list(members), key in seen)
-            seen.add(key)
             if number >= start:
-                yield record
+                record = self._record(path, number, key, list(members), key in seen)
+                if record:
+                    yield record
+            seen.add(key)
         if number < 0:
             raise BadDataError(f"{path.name}: no records in it")
 
     def _record(
         self, path: Path, number: int, key: str, members: list[_Member], seen: bool
-    ) -> Record:
-        """The record that adjacent members of one key make up."""
+    ) -> Record | None:
+        """The record that adjacent members of one key make up; none if it is not wanted."""
         parts = {member.extension: member for member in members}
         images = [name for name in parts if name in self.wanted]
         name = f"{path.name} {key}"
@@ -80,9 +83,32 @@ class Tars(Sharded):
         elif len(images) > 1:
             problem = f"several images: {', '.join(images)} (image_column names one)"
         else:
+            try:
+                if not self._is_wanted(path, name, parts):
+                    return None
+            except BadDataError as error:  # told where it would be read
+                return Record(number, name, partial(_refuse, str(error)))
             read = partial(_read, path, name, parts, images[0], self.field)
             return Record(number, name, read)
         return Record(number, name, partial(_refuse, f"{name}: {problem}"))
+
+    def _is_wanted(self, path: Path, key: str, parts: dict[str, _Member]) -> bool:
+        """Whether its .json meets all conditions; null meets none. Raises BadDataError."""
+        if not self.conditions:
+            return True
+        if ".json" not in parts:
+            raise BadDataError(f"{key}: no .json to look for {self.conditions[0][0]!r} in")
+        with path.open("rb") as file:
+            found = _object(_text(file, parts[".json"], key), key)
+        for field, compare, value in self.conditions:
+            have = _value(found, field, key)
+            if isinstance(value, float) and isinstance(have, str):
+                with suppress(ValueError):
+                    have = float(have)
+            comparable = isinstance(have, int | float if isinstance(value, float) else str)
+            if not comparable or not compare(have, value):
+                return False
+        return True
 
 
 def is_tar(spec: str) -> bool:
@@ -180,44 +206,55 @@ def _refuse(message: str) -> RawImage:
 def _read(path: Path, key: str, parts: dict[str, _Member], image: str, field: str) -> RawImage:
     """A record's image and caption. Raises BadDataError, naming shard and key."""
 
-    def body(extension: str) -> bytes:
-        member = parts[extension]
-        if member.size > MAX_BYTES:
-            raise BadDataError(f"{key}: {extension} is larger than {MAX_BYTES >> 20} MiB")
-        file.seek(member.offset)
-        return file.read(member.size)
-
-    def text(extension: str) -> str:
-        try:
-            return body(extension).decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise BadDataError(f"{key}: {extension} is not UTF-8 at byte {error.start}") from None
-
     try:
         with path.open("rb") as file:
             caption = ""
             if field and ".json" not in parts:
                 raise BadDataError(f"{key}: no .json to take the caption {field!r} from")
             if field:
-                caption = _field(text(".json"), field, key)
+                caption = _field(_text(file, parts[".json"], key), field, key)
             elif ".txt" in parts:
-                caption = text(".txt")
-            return RawImage(key, body(image), caption.strip(), None)
+                caption = _text(file, parts[".txt"], key)
+            return RawImage(key, _body(file, parts[image], key), caption.strip(), None)
     except OSError as error:
         raise MachineError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _field(text: str, field: str, key: str) -> str:
-    """The text in `field` of a JSON object; null is no caption. Raises BadDataError."""
+def _body(file: BinaryIO, member: _Member, key: str) -> bytes:
+    if member.size > MAX_BYTES:
+        raise BadDataError(f"{key}: {member.extension} is larger than {MAX_BYTES >> 20} MiB")
+    file.seek(member.offset)
+    return file.read(member.size)
+
+
+def _text(file: BinaryIO, member: _Member, key: str) -> str:
+    try:
+        return _body(file, member, key).decode("utf-8")
+    except UnicodeDecodeError as error:
+        where = f"{member.extension} is not UTF-8 at byte {error.start}"
+        raise BadDataError(f"{key}: {where}") from None
+
+
+def _object(text: str, key: str) -> dict[str, Any]:
+    """A JSON object. Raises BadDataError."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise BadDataError(f"{key}: .json is invalid: {error}") from None
     if not isinstance(values, dict):
         raise BadDataError(f"{key}: .json is not an object")
+    return values
+
+
+def _value(values: dict[str, Any], field: str, key: str) -> Any:
     if field not in values:
         raise BadDataError(f"{key}: .json has no field {field!r}, it has {', '.join(values)}")
-    caption = values[field]
+    return values[field]
+
+
+def _field(text: str, field: str, key: str) -> str:
+    """The text in `field` of a JSON object; null is no caption. Raises BadDataError."""
+    caption = _value(_object(text, key), field, key)
     if not isinstance(caption, str | None):
         raise BadDataError(
             f"{key}: field {field!r} of .json holds {type(caption).__name__}, not text"

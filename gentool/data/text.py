@@ -56,10 +56,9 @@ def is_text(spec: str) -> bool:
 
 def is_pairs(config: TextData) -> bool:
     """Whether each of the texts that `config` names comes with what it is made from."""
-    return (
-        "-" in config.language
-        or bool(config.source_column)
-        or any(_is_parallel(spec) for spec in config.spec)
+    between = "-" in config.language
+    return bool(config.source_column) or any(
+        _is_parallel(spec) or (between and spec == "scenes") for spec in config.spec
     )
 
 

@@ -38,11 +38,28 @@ def step_term(
     """
     mean, _ = chain.q_posterior(x_0_hat, x_t, t)
     log_variance = chain.log_variance(variance, t, x_t, v).expand_as(mean)
+    decoder = _bits(-discretized_log_likelihood(x_0, mean, log_variance))
+    return torch.where(t == 0, decoder, kl_term(chain, x_0, x_t, t, x_0_hat, variance, v))
+
+
+def kl_term(
+    chain: Gaussian,
+    x_0: Tensor,
+    x_t: Tensor,
+    t: Tensor,
+    x_0_hat: Tensor,
+    variance: str,
+    v: Tensor | None = None,
+) -> Tensor:
+    """L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) of each example, [B], where t > 0.
+
+    Arguments as for `step_term`; x_0 may be anything.
+    """
+    mean, _ = chain.q_posterior(x_0_hat, x_t, t)
+    log_variance = chain.log_variance(variance, t, x_t, v).expand_as(mean)
     true_mean, _ = chain.q_posterior(x_0, x_t, t)
     true_log_variance = chain.log_variance("fixed_small", t, x_t)
-    kl = _bits(kl_normal(true_mean, true_log_variance, mean, log_variance))
-    decoder = _bits(-discretized_log_likelihood(x_0, mean, log_variance))
-    return torch.where(t == 0, decoder, kl)
+    return _bits(kl_normal(true_mean, true_log_variance, mean, log_variance))
 
 
 def kl_normal(mean: Tensor, log_variance: Tensor, mean_2: Tensor, log_variance_2: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 A sampler walks a (possibly respaced) chain from its noisiest step to step 0. It is given
 `denoise(x_t, t)`, so it knows neither the network nor how that is parametrised, and `rng`, which
 draws noise for every member of the batch from that member's own generator.
-`on_step(i, x_t, x_0_hat)` is called after each step with what is left to do.
+`steer` may move what a step drew, and `on_step(i, x_t, x_0_hat)` is called after each step with
+what is left to do.
 """
 
 from collections.abc import Callable
@@ -25,6 +26,9 @@ class Denoised(NamedTuple):
 
 Denoise = Callable[[Tensor, int], Denoised]
 OnStep = Callable[[int, Tensor, Tensor], None]
+Steer = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""steer(t, x, mean, sigma): what is gone on with in place of x, drawn at step t > 0 from
+N(mean, sigma^2); all [B, ...] or broadcasting."""
 
 
 class Noise(Protocol):
@@ -43,6 +47,7 @@ def ancestral(
     *,
     variance: str = "fixed_large",
     noise_scale: float = 1.0,
+    steer: Steer | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Ho et al. 2020, Algorithm 2. x_T: [B, ...] standard normal; returns x_0 [B, ...].
@@ -53,7 +58,7 @@ def ancestral(
     x_t = x_T
     for t in reversed(range(chain.T)):
         denoised = denoise(x_t, t)
-        x_t = _ancestral_step(denoised, x_t, t, chain, rng, variance, noise_scale)
+        x_t = _ancestral_step(denoised, x_t, t, chain, rng, variance, noise_scale, steer)
         if on_step:
             on_step(t, x_t, denoised.x_0)
     return x_t
@@ -67,6 +72,7 @@ def _ancestral_step(
     rng: Noise,
     variance: str,
     noise_scale: float,
+    steer: Steer | None = None,
 ) -> Tensor:
     """x_{t-1} ~ p(x_{t-1} | x_t)."""
     log_variance = chain.log_variance(variance, t, x_t, denoised.v)
@@ -74,7 +80,9 @@ def _ancestral_step(
     if t == 0:  # z = 0 at the last step
         return mean
     z = rng.normal(*x_t.shape[1:]).to(x_t)
-    return mean + noise_scale * (log_variance / 2).exp() * z
+    sigma = noise_scale * (log_variance / 2).exp()
+    x = mean + sigma * z
+    return steer(t, x, mean, sigma) if steer else x
 
 
 def ddim(
@@ -85,6 +93,7 @@ def ddim(
     *,
     eta: float = 0.0,
     noise_scale: float = 1.0,
+    steer: Steer | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Song et al. 2021, Eq. 12: deterministic at eta = 0, ancestral (fixed small) at eta = 1.
@@ -99,16 +108,25 @@ def ddim(
         x_0_hat = denoise(x_t, t).x_0
         # The noise that agrees with x_0_hat: the network's own would not, once x_0_hat is clipped.
         eps_hat = chain.eps_from_x_0(x_t, t, x_0_hat)
-        x_t = at(chain.alpha_bar_prev.sqrt(), t, x_t) * x_0_hat + at(direction, t, x_t) * eps_hat
+        mean = at(chain.alpha_bar_prev.sqrt(), t, x_t) * x_0_hat + at(direction, t, x_t) * eps_hat
+        spread = noise_scale * at(sigma, t, x_t)
+        x_t = mean
         if t > 0 and eta > 0:
-            x_t = x_t + noise_scale * at(sigma, t, x_t) * rng.normal(*x_t.shape[1:]).to(x_t)
+            x_t = mean + spread * rng.normal(*x_t.shape[1:]).to(x_t)
+        if t > 0 and steer:
+            x_t = steer(t, x_t, mean, spread)
         if on_step:
             on_step(t, x_t, x_0_hat)
     return x_t
 
 
 def dpm_solver_pp(
-    denoise: Denoise, x_T: Tensor, chain: Gaussian, *, on_step: OnStep | None = None
+    denoise: Denoise,
+    x_T: Tensor,
+    chain: Gaussian,
+    *,
+    steer: Steer | None = None,
+    on_step: OnStep | None = None,
 ) -> Tensor:
     """DPM-Solver++(2M), Lu et al. 2022b, Algorithm 2: deterministic, second order.
 
@@ -130,6 +148,7 @@ def dpm_solver_pp(
                 r = (lam[t] - lam[t + 1]) / h
                 D = x_0_hat + (x_0_hat - x_0_before) * float(1 / (2 * r))
             x_t = float(sigma[t - 1] / sigma[t]) * x_t - float(alpha[t - 1] * torch.expm1(-h)) * D
+            x_t = steer(t, x_t, x_t, torch.zeros(()).to(x_t)) if steer else x_t
         x_0_before = x_0_hat
         if on_step:
             on_step(t, x_t, x_0_hat)
@@ -184,16 +203,18 @@ def sample(
     how: Denoising,
     *,
     variance: str,
+    steer: Steer | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
     """x_0 [B, ...] by the sampler that `how` names. variance: of the ancestral one."""
     if how.sampler == "dpm++":
-        return dpm_solver_pp(denoise, x_T, chain, on_step=on_step)
+        return dpm_solver_pp(denoise, x_T, chain, steer=steer, on_step=on_step)
     if how.sampler == "ddim":
         return ddim(
-            denoise, x_T, chain, rng, eta=how.eta, noise_scale=how.noise_scale, on_step=on_step
-        )
+            denoise, x_T, chain, rng,
+            eta=how.eta, noise_scale=how.noise_scale, steer=steer, on_step=on_step,
+        )  # fmt: skip
     return ancestral(
         denoise, x_T, chain, rng,
-        variance=variance, noise_scale=how.noise_scale, on_step=on_step,
+        variance=variance, noise_scale=how.noise_scale, steer=steer, on_step=on_step,
     )  # fmt: skip

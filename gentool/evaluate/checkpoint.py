@@ -1,10 +1,11 @@
 """Figures of a checkpoint: which metrics there are, and the loss, which all backends have."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from gentool.device import pick_device
 from gentool.errors import UsageError, nearest
-from gentool.evaluate import images, texts
+from gentool.evaluate import images, pairs, texts, tokens
 from gentool.evaluate.distances import usual_distance
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.request import Request
@@ -21,18 +22,31 @@ def loss(request: Request) -> list[Figure]:
     return [Figure("loss", value, n, None, split, made)]
 
 
-Metric = Callable[[Request], list[Figure]]
+Metric = Callable[[Any], list[Figure]]  # of a Request; those of pairs, of a PairRequest
 METRICS: dict[str, dict[str, Metric]] = {
     "images": {
         "loss": loss,
         "bpd": images.bound,
+        "reconstruction": tokens.reconstruction,
         "scenes": images.scenes,
         "fid": images.fid,
         "kid": images.kid,
     },
-    "text": {"loss": loss, "scenes": texts.scenes, "diversity": texts.diversity},
+    "text": {
+        "loss": loss,
+        "scenes": texts.scenes,
+        "diversity": texts.diversity,
+        "self-bleu": texts.self_bleu,
+        "copies": texts.copies,
+        "judge": texts.judge,
+        "control": texts.control,
+        "bound": texts.bound,
+    },
+    "pairs": {"loss": loss, "quality": pairs.quality, "scenes": pairs.scenes, "table": pairs.table},
 }
-SLOW = ("bpd",)  # a call of the network per step and example: measured when asked for
+NEEDS = {"bpd": "bound", "reconstruction": "image"}  # of the backend
+# Measured when asked for: they take long, or another package.
+SLOW = ("bpd", "bound", "self-bleu", "table")
 
 
 def measure(request: Request, names: Sequence[str]) -> list[Figure]:
@@ -40,7 +54,10 @@ def measure(request: Request, names: Sequence[str]) -> list[Figure]:
 
     Raises UsageError for an unknown metric.
     """
-    metrics = dict(METRICS[request.kind])
+    metrics = dict(METRICS[request.kind if request.draws else "pairs"])
+    for name, part in NEEDS.items():
+        if not hasattr(request.loaded.backend, part):
+            metrics.pop(name, None)
     is_scenes = "scenes" in request.loaded.config.data.spec
     for name in names:
         if name not in metrics:
@@ -49,8 +66,15 @@ def measure(request: Request, names: Sequence[str]) -> list[Figure]:
             raise UsageError(f"no metric {name!r}: {known}", nearest(name, metrics))
         if name == "scenes" and not is_scenes:
             raise UsageError("metric 'scenes' is for models of scenes")
-    left_out = {*SLOW} if is_scenes else {*SLOW, "scenes"}
-    # FID is biased, and the more the fewer the samples; both need to be told what to compare by.
-    left_out |= {"fid", "kid"} - {usual_distance(request.num) if request.features else ""}
-    usual = [name for name in metrics if name not in left_out]
+    fits = {
+        "scenes": is_scenes,
+        "copies": not is_scenes,
+        "judge": request.judge is not None,
+        "control": request.controls is not None,
+        # FID is biased, and the more the fewer the samples; both need something to compare by.
+        **dict.fromkeys(("fid", "kid"), False),
+    }
+    if request.features:
+        fits[usual_distance(request.num)] = True
+    usual = [name for name in metrics if name not in SLOW and fits.get(name, True)]
     return [figure for name in names or usual for figure in metrics[name](request)]

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gentool.data.scenes import SPLITS, Scenes
+from gentool.data.scenes.language import LANGUAGES
 from gentool.device import pick_device
 from gentool.errors import UsageError
 from gentool.evaluate.distances import (
@@ -25,7 +27,7 @@ from gentool.evaluate.distances import kid as kid_of
 from gentool.evaluate.extractors import INCEPTION, Extractor, load_extractor
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.request import Request
-from gentool.evaluate.scenes import unconditional_figures
+from gentool.evaluate.scenes import captioned_figures, unconditional_figures, verdicts
 from gentool.render import to_uint8
 from gentool.rng import BatchRng
 from gentool.sampling import draw_samples
@@ -34,10 +36,34 @@ from gentool.training.validation import BATCH, held_out_examples
 
 
 def scenes(request: Request) -> list[Figure]:
-    """What samples of a model of the built-in world show."""
+    """What samples of a model of the built-in world show; of one that reads captions, whether they
+    show what these say."""
+    if request.loaded.backend.captions:
+        return _captioned(request)
     batches = request.drawn(draw_samples)
     pixels = np.concatenate([to_uint8(images) for _, images in batches])
     return request.of_samples(unconditional_figures(pixels))
+
+
+def _captioned(request: Request) -> list[Figure]:
+    """A picture for each of `num` captions: of each split that was not trained on, or of the one
+    named as data, in each language that the model was trained in."""
+    captions, language = request.loaded.backend.captions, request.loaded.config.data.language
+    name, _, split = (request.data or "").partition(":")
+    splits = [split or "test"] if name == "scenes" else [s for s in SPLITS if s != "train"]
+    figures = []
+    for split in splits:
+        for spoken in LANGUAGES if language == "both" else (language,):
+            source = Scenes(split, spoken)
+            lines = [source[index].caption for index in range(request.num)]
+            batches = request.drawn(draw_samples, given={"text": captions.rows(lines)})
+            pixels = np.concatenate([to_uint8(images) for _, images in batches])
+            made = {"data": source.fingerprint, **request.drawn_with()}
+            figures += [
+                Figure(f"{metric}[{split}-{spoken}]", value, request.num, request.seed, split, made)
+                for metric, value in captioned_figures(verdicts(pixels, lines)).items()
+            ]
+    return figures
 
 
 def fid(request: Request) -> list[Figure]:

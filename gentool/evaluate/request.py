@@ -3,15 +3,19 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from gentool.checkpoint.load import Loaded
+from gentool.control import Controls
 from gentool.data.images import open_images
 from gentool.data.source import Data
-from gentool.data.text import open_texts
+from gentool.data.stream import open_stream
+from gentool.data.text import Text, open_texts
 from gentool.evaluate.figures import Figure
-from gentool.registry import options_module
+from gentool.registry import draws, options_module
 from gentool.sampling import draw_texts
+from gentool.training.validation import SEED
 
 
 @dataclass
@@ -26,13 +30,21 @@ class Request:
     device: str
     batch_size: int
     precision: str | None
+    judge: str | None = None  # a checkpoint that samples are judged by
+    controls: Controls | None = None  # what samples are asked for
     features: str | None = None  # what FID and KID compare pictures by
     progress: Callable[[int, int], None] = lambda done, total: None
+    pictures: Path | None = None  # where those go that a metric shows
 
     @property
     def kind(self) -> str:
         """What the backend makes: images or text."""
         return str(options_module(self.loaded.run_config.backend).KIND)
+
+    @property
+    def draws(self) -> bool:
+        """Whether there are samples; else the backend makes targets of sources."""
+        return draws(self.loaded.run_config.backend)
 
     @cached_property
     def texts(self) -> list[str]:
@@ -44,16 +56,24 @@ class Request:
         return draw(
             self.loaded, range(self.num), self.seed, self.settings, batch_size=self.batch_size,
             device=self.device, precision=self.precision, progress=self.progress, **more,
+            shared=self.controls.shared if self.controls else {},
         )  # fmt: skip
 
     def drawn_with(self) -> dict[str, Any]:
         """What samples were drawn with, for the figures' settings."""
-        return {"checkpoint_step": self.loaded.step, **asdict(self.settings)}
+        asked = {"control": list(self.controls.wanted)} if self.controls else {}
+        return {"checkpoint_step": self.loaded.step, **asdict(self.settings), **asked}
 
     def of_samples(self, values: Mapping[str, float | None]) -> list[Figure]:
         """`values`, measured on the samples, as figures."""
         made = self.drawn_with()
         return [Figure(k, v, self.num, self.seed, None, made) for k, v in values.items()]
+
+    def held_out_texts(self, source: Data) -> list[Text]:
+        """`num` texts of the held-out data (all of them, if there are fewer), always the same."""
+        places = open_stream(source, SEED).next(min(self.num, source.size or self.num))
+        texts = [place.source[place.index] for place in places]
+        return [text for text in texts if not text.empty]
 
     def held_out(self) -> tuple[Data, str]:
         """The data to measure on, and its split in words."""
@@ -67,5 +87,6 @@ class Request:
             none = {"text_column": "", "mr_column": "", "attributes": ()} if is_text else {}
             chosen = replace(config, spec=("scenes",), split=split or "test", **none)
             return opened(chosen), chosen.split
-        language = {"language": "en"} if is_text else {}  # of scenes; other data have their own
-        return opened(replace(config, spec=(self.data,), split="train", **language)), "all"
+        # The language is that of scenes; other data have their own.
+        own = {"spec": (self.data,), "split": "train", "language": type(config).language}
+        return opened(replace(config, **own)), "all"

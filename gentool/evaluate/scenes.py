@@ -22,8 +22,8 @@ def unconditional_figures(images: Iterable[np.ndarray]) -> dict[str, float | Non
 
     scene_validity: share read back as a scene. The others are of the valid ones:
     scene_split[S]: share whose description belongs to split S. scene_share[K=V]: share of things
-    with that shape, colour or size, divided by its share in training; least and greatest of all
-    these as scene_share_min and scene_share_max.
+    with that shape, colour or size, or of scenes with that relation, divided by its share in
+    training; least and greatest of all these as scene_share_min and scene_share_max.
     """
     read = [read_scene(image) for image in images]
     scenes = [scene for scene in read if scene is not None]
@@ -85,9 +85,10 @@ def _share_ratios(scenes: Sequence[Scene]) -> dict[str, float]:
     if not things:
         return {}
     return {
-        f"scene_share[{kind}={value}]": sum(getattr(t, kind) == value for t in things)
-        / len(things)
+        f"scene_share[{kind}={value}]": sum(getattr(told, kind) == value for told in those)
+        / len(those)
         / share
-        for kind in ("shape", "color", "size")
+        for kind, those in (("shape", things), ("color", things), ("size", things),
+                            ("relation", scenes))
         for value, share in training_shares()[kind].items()
-    }
+    }  # fmt: skip

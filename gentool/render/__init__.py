@@ -31,3 +31,9 @@ def grid(images: np.ndarray, columns: int | None = None) -> "Image":
         top, left = i // columns * (height + GAP), i % columns * (width + GAP)
         sheet[top : top + height, left : left + width] = image
     return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
+
+
+def pairs(left: np.ndarray, right: np.ndarray) -> "Image":
+    """A grid of pictures, uint8 [N, H, W, C], each beside another of the same shape."""
+    both = np.stack([left, right], axis=1)
+    return grid(both.reshape(-1, *both.shape[2:]), columns=8)

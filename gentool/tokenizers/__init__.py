@@ -4,9 +4,9 @@ Imports neither torch nor transformers; `load` and `train` import what a kind ne
 """
 
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from gentool.errors import BadCheckpointError, UsageError, nearest
 
@@ -15,6 +15,8 @@ KINDS = ("words", "unigram", "bpe", "char")
 LEAST_COVERAGE = 0.98  # that SentencePiece takes
 SPECIALS = ("pad", "unk", "bos", "eos", "mask")
 """Names of the tokens that no text contains. Their ids differ from tokenizer to tokenizer."""
+SOURCE, TARGET = "source", "target"
+"""Folders of the two tokenizers of pairs of texts, where each side has its own vocabulary."""
 
 
 class Tokenizer(Protocol):
@@ -27,6 +29,8 @@ class Tokenizer(Protocol):
     def hash(self) -> str:
         """SHA-256 of all that its folder holds; ties the tokenizer to weights."""
         ...
+
+    specials: Mapping[str, int]  # the ids of SPECIALS by name
 
     def special(self, name: str) -> int:
         """The id of the special token `name`, one of SPECIALS."""
@@ -49,17 +53,25 @@ class Tokenizer(Protocol):
         ...
 
 
-def load(folder: Path) -> Tokenizer:
-    """The tokenizer that `save` wrote to `folder`. Raises NotFoundError or BadCheckpointError."""
+def load(folder: Path) -> Any:
+    """The tokenizer that `save` wrote to `folder`: a Tokenizer, a VQTokenizer, or both as a
+    PictureTokenizer. Raises NotFoundError or BadCheckpointError."""
+    if (folder / "image").is_dir():
+        from gentool.tokenizers.pictures import PictureTokenizer
+
+        return PictureTokenizer.read(folder)
     from gentool.tokenizers.folder import Contents
 
+    if (folder / SOURCE).is_dir():
+        from gentool.tokenizers.sides import Sides
+
+        return Sides(load(folder / SOURCE), load(folder / TARGET))
     contents = Contents.read(folder)
     module, name = _CLASSES[contents.kind]
     try:
-        tokenizer: Tokenizer = getattr(importlib.import_module(module), name)(contents)
+        return getattr(importlib.import_module(module), name)(contents)
     except BadCheckpointError as error:
         raise BadCheckpointError(f"{folder}: {error}") from None
-    return tokenizer
 
 
 def train(
@@ -100,6 +112,12 @@ def train(
     return pieces.train(kind, texts, size, coverage, byte_fallback)
 
 
+def source_side(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer of the sources of pairs, given that of the targets: often the same one."""
+    found: Tokenizer = getattr(tokenizer, "source", tokenizer)
+    return found
+
+
 def pretrained(name: str, revision: str = "") -> Tokenizer:
     """A Hugging Face tokenizer by name or folder. Raises as `huggingface.pretrained`."""
     from gentool.tokenizers import huggingface
@@ -112,4 +130,5 @@ _CLASSES = {
     "words": ("gentool.tokenizers.words", "Words"),
     **dict.fromkeys(("unigram", "bpe", "char"), ("gentool.tokenizers.pieces", "Pieces")),
     "huggingface": ("gentool.tokenizers.huggingface", "HuggingFace"),
+    "vq": ("gentool.tokenizers.vq.tokenizer", "VQTokenizer"),
 }

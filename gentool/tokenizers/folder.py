@@ -26,6 +26,7 @@ FILES = {
     "bpe": "sentencepiece.model",
     "char": "sentencepiece.model",
     "huggingface": "tokenizer.json",
+    "vq": "vq.safetensors",
 }
 """The model's own file, by kind."""
 
@@ -93,11 +94,12 @@ class Contents:
             kind, size, specials = about["kind"], about["size"], about["specials"]
             if kind not in FILES:
                 raise ValueError(f"unknown kind {kind!r}")
-            ids = [specials[name] for name in SPECIALS]
+            names = SPECIALS if kind != "vq" else ()
+            ids = [specials[name] for name in names]
             if type(size) is not int or not all(type(id) is int and 0 <= id < size for id in ids):
                 raise ValueError("ids of special tokens are not in its vocabulary")
-            if len({*ids}) < len(SPECIALS) or len(specials) != len(SPECIALS):
-                raise ValueError(f"special tokens are not {', '.join(SPECIALS)}, each with its id")
+            if len({*ids}) < len(names) or len(specials) != len(names):
+                raise ValueError(f"special tokens are not {', '.join(names)}, each with its id")
             data = _bytes(folder / FILES[kind], _MAX_FILE_BYTES)
             contents = cls(kind, size, specials, dict(about["options"]), data)
             expected, written = contents._about()["files"], about["files"]
@@ -119,6 +121,7 @@ class Stored:
     def __init__(self, contents: Contents) -> None:
         self.contents = contents
         self.kind, self.size = contents.kind, contents.size
+        self.specials = contents.specials
         self._specials = {id: name for name, id in contents.specials.items()}
 
     @property

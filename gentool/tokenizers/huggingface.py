@@ -51,6 +51,13 @@ class HuggingFace(Stored):
         """The ids of `text`, without what the tokenizer would add around it."""
         return self._encode(clean(text))
 
+    def around(self) -> tuple[list[int], list[int]]:
+        """The special tokens that the tokenizer's own model wants before and after a text."""
+        found = self._model.encode("a", add_special_tokens=True)
+        is_text = [not special for special in found.special_tokens_mask]
+        start, end = is_text.index(True), len(is_text) - is_text[::-1].index(True)
+        return list(found.ids[:start]), list(found.ids[end:])
+
     def _encode(self, text: str) -> list[int]:
         found = self._model.encode(text, add_special_tokens=False)
         ids = list(found.ids)

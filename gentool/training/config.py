@@ -18,7 +18,9 @@ class TrainConfig:
     accumulate: int = setting(1, "micro-batches per optimizer step", low=1, fixed=False)
     learning_rate: float = setting(1e-4, "peak learning rate", low=0.0)
     schedule: str = setting(
-        "constant", "learning rate after warm-up", choices=("constant", "cosine", "linear")
+        "constant",
+        "learning rate after warm-up",
+        choices=("constant", "cosine", "linear", "inverse_sqrt"),
     )
     warmup_steps: int = setting(0, "steps of linear warm-up", low=0)
     optimizer: str = setting("adam", "optimizer", choices=("adam", "adamw", "muon"))

@@ -251,10 +251,13 @@ class Trainer:
         """
         if self.accelerator.num_processes > 1:
             cursor = self.loader.cursor
+            buffers = [buffer.clone() for buffer in self.model.buffers()]
             self.model.train()
             self._backward(self.loader.next(1), 0)
             self.optimizer.zero_grad()
             self.loader.seek(cursor)
+            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(before)  # those that training moves have not been trained
 
     def _check_weights(self) -> None:
         """Raise NonFiniteError if the last updates broke a weight: it must not reach a state."""

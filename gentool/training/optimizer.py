@@ -43,13 +43,15 @@ def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
 
 
 def learning_rate(step: int, train: TrainConfig) -> float:
-    """The rate of the update after `step` updates: linear warm-up, then the schedule down to 0."""
+    """The rate of the update after `step` updates: linear warm-up, then the schedule, which ends at
+    0 (cosine, linear) or falls for ever (inverse_sqrt, from the end of the warm-up on)."""
     warmup = min(1.0, (step + 1) / train.warmup_steps) if train.warmup_steps else 1.0
     done = step / train.steps
     decay = {
         "constant": 1.0,
         "linear": 1 - done,
         "cosine": (1 + math.cos(math.pi * done)) / 2,
+        "inverse_sqrt": min(1.0, math.sqrt(max(train.warmup_steps, 1) / (step + 1))),
     }[train.schedule]
     return train.learning_rate * warmup * decay
 

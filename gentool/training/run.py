@@ -24,6 +24,11 @@ def check_new(out: Path, overwrite: bool) -> None:
             f"{out} already holds a run",
             "--resume latest continues it, --overwrite replaces it, --out DIR goes elsewhere",
         )
+    if (out / "vq").is_dir() and not is_run:
+        raise UsageError(
+            f"{out} holds the first stage of a run",
+            "--resume latest continues it, --out DIR goes elsewhere",
+        )
     if out.exists() and not is_run:
         raise UsageError(f"{out} exists and is not a run", "choose another --out")
 

@@ -2,14 +2,21 @@
 
 import json
 import math
+import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from gentool.checkpoint.config import RunConfig, read_config
-from gentool.checkpoint.load import find_checkpoint, load_checkpoint
+from gentool.checkpoint.load import (
+    check_frozen_encoder,
+    find_checkpoint,
+    frozen_encoder,
+    load_checkpoint,
+)
 from gentool.checkpoint.state import State
 from gentool.checkpoint.tokenizer import find_tokenizer, read_tokenizer
 from gentool.data.holdout import training_texts
@@ -19,7 +26,9 @@ from gentool.errors import BadCheckpointError, UsageError
 from gentool.protocol import Reporter
 from gentool.registry import backend_class, options_module
 from gentool.settings import Tree, build, flatten, free_keys, merge, to_tree
-from gentool.tokenizers.config import make
+from gentool.tokenizers.config import PictureTokens, has_tokens, make
+from gentool.tokenizers.pictures import PictureTokenizer
+from gentool.training import stages
 from gentool.training.loop import Limits, Trainer
 from gentool.training.run import check_new, check_same, create, find_state
 
@@ -61,6 +70,10 @@ def train(
 ) -> Path:
     """Train as planned and return the run's folder. Raises as the parts do."""
     resolved = _resolve(plan, reporter)
+    if _needs_tokenizer(resolved, plan) and not _first_stage(
+        resolved, plan, device, deadline, reporter
+    ):
+        return resolved.run
     trainer = _trainer(resolved, plan, device, reporter)
     limits = Limits(stop_at, math.inf if deadline is None else deadline)
     run = resolved.run
@@ -78,7 +91,7 @@ def train(
             if plan.init:
                 run_config.init = _initialise(trainer, resolved.config.model, plan, reporter)
             if trainer.accelerator.is_main_process:
-                create(run, lambda folder: _fill(folder, trainer, run_config))
+                create(run, lambda folder: _fill(folder, trainer, run_config, run))
             reporter.info(f"new run in {run}")
         reporter.info(f"data: {extent(trainer.source)}")
         trainer.accelerator.wait_for_everyone()
@@ -89,8 +102,36 @@ def train(
     return run
 
 
-def _fill(folder: Path, trainer: Trainer, run_config: RunConfig) -> None:
+def _needs_tokenizer(resolved: _Resolved, plan: Plan) -> bool:
+    """Whether a tokenizer of pictures has to be trained first."""
+    tokens = getattr(resolved.config, "tokenizer", None)
+    new = resolved.state is None and not plan.init
+    return new and isinstance(tokens, PictureTokens) and not tokens.image
+
+
+def _first_stage(
+    resolved: _Resolved, plan: Plan, device: str, deadline: float | None, reporter: Reporter
+) -> bool:
+    """Train the tokenizer, or go on with it; False if its last step is not reached in time."""
+    out = resolved.run
+    name, tree = stages.settings(resolved.config)
+    if plan.overwrite and Accelerator().is_main_process:
+        shutil.rmtree(out, ignore_errors=True)
+    reporter.info(f"stage one of two: the image tokenizer, recipe {name}")
+    first = Plan("vq", name, tree, {}, recipe_given=True, out=out / stages.FOLDER, resume="auto")
+    train(first, device, None, deadline, reporter)
+    done = stages.is_done(out, resolved.config)
+    reporter.info(
+        "stage two of two: the transformer"
+        if done
+        else "stage one is not at its end: --resume latest continues"
+    )
+    return done
+
+
+def _fill(folder: Path, trainer: Trainer, run_config: RunConfig, run: Path) -> None:
     """What a new run's folder holds: its tokenizer, and a state of step 0."""
+    stages.keep(run, folder)
     if trainer.backend.tokenizer:
         trainer.backend.tokenizer.save(folder / "tokenizer")
     trainer.save(folder, run_config)
@@ -99,7 +140,7 @@ def _fill(folder: Path, trainer: Trainer, run_config: RunConfig) -> None:
 def describe(plan: Plan, device: str, reporter: Reporter) -> list[str]:
     """What `train` would do, after checking all that can be checked without training."""
     resolved = _resolve(plan, reporter)
-    trainer = _trainer(resolved, plan, device, reporter)
+    trainer = _trainer(resolved, plan, device, reporter, dry=True)
     if resolved.state and resolved.run_config:
         _check_step(resolved.run_config, resolved.state, trainer)
         _check_data(resolved.run_config, trainer)
@@ -119,6 +160,9 @@ def describe(plan: Plan, device: str, reporter: Reporter) -> list[str]:
         "device": f"{trainer.accelerator.device}, {trainer.accelerator.mixed_precision}",
         "each state": f"about {4 * 4 * parameters / 1e6:.0f} MB on disk",
     }
+    if _needs_tokenizer(resolved, plan):
+        recipe = resolved.config.tokenizer.recipe
+        facts = {"stage one": f"{recipe}, into {resolved.run / stages.FOLDER}"} | facts
     lines = [f"{name}: {value}" for name, value in facts.items()]
     return lines + [f"{k} = {json.dumps(v)}" for k, v in flatten(to_tree(resolved.config)).items()]
 
@@ -126,10 +170,14 @@ def describe(plan: Plan, device: str, reporter: Reporter) -> list[str]:
 def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
     """The configuration and, for a resumed run, where it goes on. Touches no file."""
     config_class = options_module(plan.backend).Config
-    found = find_state(plan.folder, plan.resume, reporter.info) if plan.resume else None
+    # A first stage alone: it is continued, and what follows it is new.
+    begun = stages.is_begun(plan.folder) and plan.resume in ("auto", "latest")
+    looked_for = plan.resume and not begun
+    found = find_state(plan.folder, plan.resume or "", reporter.info) if looked_for else None
     if found is None:
-        config = build(config_class, merge(plan.tree, plan.given))
-        check_new(plan.folder, plan.overwrite)
+        config = _complete(plan, build(config_class, merge(plan.tree, plan.given)))
+        if not begun:
+            check_new(plan.folder, plan.overwrite)
         return _Resolved(config, plan.folder, None, None)
     run, state = found
     if plan.out and run.resolve() != plan.out.resolve():
@@ -141,23 +189,34 @@ def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
     saved.config = to_tree(build(config_class, saved.config))
     base = plan.tree if plan.recipe_given else saved.config
     config = build(config_class, merge(base, plan.given))
+    config = _complete(plan, config) if plan.recipe_given else config
     check_same(run, saved, to_tree(config), free_keys(config_class))
     return _Resolved(config, run, state, saved)
 
 
-def _trainer(resolved: _Resolved, plan: Plan, device: str, reporter: Reporter) -> Trainer:
+def _complete(plan: Plan, config: Any) -> Any:
+    """`config` with what is to be read from its data and from other checkpoints, if anything."""
+    module = options_module(plan.backend)
+    return module.completed(config) if hasattr(module, "completed") else config
+
+
+def _trainer(
+    resolved: _Resolved, plan: Plan, device: str, reporter: Reporter, dry: bool = False
+) -> Trainer:
     config = resolved.config
-    backend = _backend(resolved, plan)
+    backend = _backend(resolved, plan, dry)
     chosen = pick_device(device)
     bf16 = use_bf16(config.train.precision, chosen)
     accelerator = Accelerator(cpu=chosen.type == "cpu", mixed_precision="bf16" if bf16 else "no")
     return Trainer(backend, config, accelerator, reporter)
 
 
-def _backend(resolved: _Resolved, plan: Plan) -> Any:
-    """The backend, with the run's tokenizer, that of --init, or a new one made from the texts."""
+def _backend(resolved: _Resolved, plan: Plan, dry: bool) -> Any:
+    """The backend, with the run's tokenizer, that of --init, or a new one: of the first stage, or
+    made from the texts. dry: the first stage may not have been trained."""
     config, make_backend = resolved.config, backend_class(plan.backend)
-    if not hasattr(config, "tokenizer"):
+    tokenizer: Any
+    if not has_tokens(config):
         return make_backend(config)
     if resolved.run_config:
         tokenizer = read_tokenizer(resolved.run, resolved.run_config.data["tokenizer"])
@@ -165,8 +224,16 @@ def _backend(resolved: _Resolved, plan: Plan) -> Any:
         if "tokenizer" in plan.given:
             raise UsageError("--init keeps the checkpoint's tokenizer", "drop --set tokenizer.…")
         tokenizer = find_tokenizer(str(find_checkpoint(plan.init, plan.backend)))
+    elif isinstance(config.tokenizer, PictureTokens):
+        untrained = dry and not config.tokenizer.image
+        tokenizer = PictureTokenizer(
+            stages.untrained(config) if untrained else stages.image_tokenizer(config, resolved.run),
+            make(text.tokenizer(config.tokenizer), partial(training_texts, config.data))
+            if (text := config.model.text).encoder != "none"
+            else None,
+        )
     else:
-        tokenizer = make(config.tokenizer, training_texts(config.data))
+        tokenizer = make(config.tokenizer, partial(training_texts, config.data))
     return make_backend(config, tokenizer)
 
 
@@ -179,6 +246,8 @@ def _new_run_config(plan: Plan, config: Any, trainer: Trainer) -> RunConfig:
     }
     if trainer.backend.tokenizer:
         data["tokenizer"] = trainer.backend.tokenizer.hash
+    if text_encoder := frozen_encoder(trainer.backend):
+        data["text_encoder"] = text_encoder
     return RunConfig(plan.backend, plan.recipe, to_tree(config), data)
 
 
@@ -206,6 +275,7 @@ def _check_data(run_config: RunConfig, trainer: Trainer) -> None:
             f"{trainer.source.fingerprint}, was {run_config.data['fingerprint']})",
             "put them back, or start a new run with --init",
         )
+    check_frozen_encoder(run_config, trainer.backend)
 
 
 def _restore(trainer: Trainer, state: State, run: Path) -> None:
@@ -226,7 +296,7 @@ def _initialise(trainer: Trainer, model: Any, plan: Plan, reporter: Reporter) ->
     """
     assert plan.init
     loaded = load_checkpoint(find_checkpoint(plan.init, plan.backend), plan.backend)
-    here, theirs = to_tree(model), to_tree(loaded.config.model)
+    here, theirs = flatten(to_tree(model)), flatten(to_tree(loaded.config.model))
     if differing := [key for key in theirs if theirs[key] != here[key] and key != "dropout"]:
         values = {key: json.dumps(theirs[key], separators=(",", ":")) for key in differing}
         raise BadCheckpointError(

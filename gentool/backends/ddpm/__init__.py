@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from gentool.data.config import ImageData
 from gentool.diffusion.config import Denoising
+from gentool.nn.config import TextConfig
 from gentool.settings import setting
+from gentool.tokenizers.config import TokenizerConfig
 from gentool.training.config import TrainConfig
 
 KIND = "images"  # what it makes
@@ -27,7 +29,9 @@ class ModelConfig:
     norm_groups: int = setting(32, "groups of each GroupNorm", low=1)
     dropout: float = setting(0.1, "dropout in residual blocks", low=0.0, high=0.9)
     patch_size: int = setting(1, "pixels per side of what the network sees as one position", low=1)
+    positions: bool = setting(False, "a learned vector for each position")
     classes: int = setting(0, "classes the network is told of; 0 = none", low=0)
+    text: TextConfig = field(default_factory=TextConfig)
     time_embedding: str = setting(
         "add",
         "what the noise level does in a block: added before the second norm, or scale and shift "
@@ -75,7 +79,7 @@ class DiffusionConfig:
         choices=("simple", "hybrid", "vlb"),
     )
     drop_condition: float = setting(
-        0.1, "share of training examples that do not show their class", low=0.0, high=1.0
+        0.1, "share of training examples that do not show their class or caption", low=0.0, high=1.0
     )
 
 
@@ -91,6 +95,11 @@ class SampleConfig(Denoising):
     guidance_scale: float = setting(
         1.0, "classifier-free guidance, out_u + X (out_c - out_u); 1 = none", low=0.0
     )
+    guidance_from: float = setting(
+        0.0, "guide from this share of the chain on, 0 = the least noisy step", low=0.0, high=1.0
+    )
+    guidance_to: float = setting(1.0, "guide up to this share of the chain", low=0.0, high=1.0)
+    negative: str = setting("", "what guidance leads away from, in place of no caption")
 
 
 @dataclass
@@ -106,6 +115,7 @@ class Config:
     """Everything a ddpm recipe can set."""
 
     data: ImageData = field(default_factory=ImageData)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train: TrainConfig = field(
@@ -114,3 +124,11 @@ class Config:
         )
     )
     sample: SampleConfig = field(default_factory=SampleConfig)
+
+    def __post_init__(self) -> None:
+        self.tokenizer = self.model.text.tokenizer(self.tokenizer)
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether pictures are drawn from captions: else the tokenizer section is not in use."""
+        return self.model.text.encoder != "none"

@@ -6,7 +6,8 @@ return x_0_hat or v_hat instead, and beside it, as C more channels, the variance
 step (Nichol & Dhariwal 2021). Images are in [-1, 1].
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -99,19 +100,29 @@ def split(out: Tensor, C: int) -> tuple[Tensor, Tensor | None]:
     return (out, None) if out.shape[1] == C else (out[:, :C], out[:, C:])
 
 
-def guided(model_fn: Callable[..., Tensor], y: Tensor, null: Tensor, scale: float) -> ModelFn:
+def guided(
+    model_fn: Callable[..., Tensor],
+    y: Sequence[Tensor],
+    null: Sequence[Tensor],
+    scale: float,
+    interval: tuple[float, float] = (0.0, math.inf),
+) -> ModelFn:
     """Classifier-free guidance (Ho & Salimans 2021): out_u + scale (out_c - out_u).
 
-    y and null: the condition and the empty one, [B, ...] each. scale 1 is no guidance and 0 is
-    without the condition; either takes one call of the network, any other scale two in one batch.
-    A learned variance is that under the condition.
+    y and null: the condition and the empty one, the tensors [B, ...] that `model_fn` takes after t.
+    scale 1 is no guidance and 0 is without the condition; either takes one call of the network, any
+    other scale two in one batch. A learned variance is that under the condition. interval: the
+    steps t, ends included, that are guided (Kynkäänniemi et al. 2024); the others are not.
     """
     if scale in (0.0, 1.0):
         condition = y if scale == 1.0 else null
-        return lambda x_t, t: model_fn(x_t, t, condition)
+        return lambda x_t, t: model_fn(x_t, t, *condition)
+    doubled = [torch.cat([a, b]) for a, b in zip(y, null, strict=True)]
 
     def both(x_t: Tensor, t: Tensor) -> Tensor:
-        out = model_fn(torch.cat([x_t, x_t]), torch.cat([t, t]), torch.cat([y, null]))
+        if not interval[0] <= int(t[0]) <= interval[1]:
+            return model_fn(x_t, t, *y)
+        out = model_fn(torch.cat([x_t, x_t]), torch.cat([t, t]), *doubled)
         out_c, out_u = out.chunk(2)
         C = x_t.shape[1]
         mean = out_u[:, :C] + scale * (out_c[:, :C] - out_u[:, :C])

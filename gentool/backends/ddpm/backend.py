@@ -11,26 +11,27 @@ from gentool.backends.ddpm.algorithm import ModelFn, denoiser, guided, training_
 from gentool.backends.ddpm.network import UNet
 from gentool.data.holdout import train_and_validation
 from gentool.data.images import Picture, picture
-from gentool.data.source import Data, Example, Source
+from gentool.data.source import Data, Example, Source, consecutive
 from gentool.diffusion.bound import prior_term, step_term
 from gentool.diffusion.gaussian import Gaussian
 from gentool.diffusion.samplers import repaint
 from gentool.diffusion.samplers import sample as walk
 from gentool.diffusion.schedules import SCHEDULES
 from gentool.errors import BadDataError, UsageError
+from gentool.nn.text import Captions, Encoded
 from gentool.protocol import Batch
 from gentool.render import grid, to_uint8
 from gentool.rng import BatchRng
+from gentool.tokenizers import Tokenizer
 from gentool.trace import OnStep, View
 
 
 class Backend:
     """Implements gentool.protocol.Backend, `draw` for the image verbs, and `bound` for eval."""
 
-    tokenizer = None
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: Config, tokenizer: Tokenizer | None = None) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        self.captions = Captions(config.model.text, tokenizer) if tokenizer else None
         self.shape = (config.data.channels, config.data.image_size, config.data.image_size)
         _check(config)
         betas = SCHEDULES[config.diffusion.schedule](config.diffusion.T)
@@ -46,7 +47,8 @@ class Backend:
     def network(self) -> nn.Module:
         C, H, _ = self.shape
         learned = self.config.diffusion.variance == "learned_range"
-        return UNet(self.config.model, C, H, out_channels=2 * C if learned else C)
+        text = self.captions.encoder() if self.captions else None
+        return UNet(self.config.model, C, H, 2 * C if learned else C, text)
 
     def sources(self) -> tuple[Data, Source]:
         sources = train_and_validation(self.config.data)
@@ -56,6 +58,7 @@ class Backend:
                 f"model.classes is {classes}, the data have {found or 'no'} classes",
                 f"--set model.classes={found}",
             )
+        self._held_out = sources[1]
         return sources
 
     def prepare(
@@ -66,18 +69,24 @@ class Backend:
     def collate(self, examples: Sequence[Picture], rng: BatchRng) -> Batch:
         x_0 = torch.stack([example.image for example in examples])
         batch = {"x_0": x_0, "t": rng.integers(self.chain.T), "eps": rng.normal(*self.shape)}
+        if self.config.model.classes or self.captions:
+            dropped = rng.uniform() < self.config.diffusion.drop_condition
         if self.config.model.classes:
             y = torch.tensor([_label(example) for example in examples])
-            dropped = rng.uniform() < self.config.diffusion.drop_condition
             batch["y"] = torch.where(dropped, self.null_class, y)
+        if self.captions:
+            text = self.captions.rows([example.caption for example in examples])
+            batch["text"] = torch.where(dropped[:, None], self.captions.null, text)
         return batch
 
     def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
         diffusion = self.config.diffusion
-        y = batch.get("y")
+        y, text = batch.get("y"), batch.get("text")
         learned = diffusion.variance == "learned_range"
+        told = self.captions.told(text) if self.captions and text is not None else None
+        conditional = y is not None or told is not None
         return training_loss(
-            network if y is None else lambda x_t, t: network(x_t, t, y),
+            (lambda x_t, t: network(x_t, t, y, told)) if conditional else network,
             batch["x_0"],
             batch["t"],
             batch["eps"],
@@ -97,7 +106,13 @@ class Backend:
     ) -> None:
         rng = BatchRng.for_samples(0, range(16))
         y = torch.arange(16) % self.config.model.classes if self.config.model.classes else None
-        images = self.draw(network, rng, self.config.sample, lambda *_: poll(), y=y)
+        text = None
+        if self.captions:
+            lines = [example.caption for example in consecutive(self._held_out, 0, 16)]
+            lines = (16 * lines)[:16]
+            text = self.captions.rows(lines)
+            (folder / f"{stem}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        images = self.draw(network, rng, self.config.sample, lambda *_: poll(), y=y, text=text)
         grid(to_uint8(images)).save(folder / f"{stem}.png")
 
     @property
@@ -105,15 +120,19 @@ class Backend:
         """The class that stands for none, in training where one was dropped."""
         return self.config.model.classes
 
-    def no_class(self) -> int:
-        """`null_class`, to draw with. Raises UsageError for a model that was never taught it."""
-        if self.config.model.classes and not self.config.diffusion.drop_condition:
+    def no_condition(self) -> None:
+        """Raise UsageError for a model that was never taught to draw without its condition."""
+        what = "caption" if self.captions else "class"
+        if self._conditional and not self.config.diffusion.drop_condition:
             raise UsageError(
-                "this model was trained with a class for every image (diffusion.drop_condition 0): "
-                "it cannot draw or guide without one",
-                "name a class, and no guidance scale but 1",
+                f"this model was trained with a {what} for every image (diffusion.drop_condition "
+                "0): it cannot draw or guide without one",
+                f"name a {what}, and no guidance scale but 1",
             )
-        return self.null_class
+
+    @property
+    def _conditional(self) -> bool:
+        return bool(self.config.model.classes or self.captions)
 
     def variance(self, sample: SampleConfig) -> str:
         """Which variance of Gaussian.log_variance `sample` means for this model."""
@@ -131,21 +150,24 @@ class Backend:
         on_step: OnStep | None = None,
         *,
         y: Tensor | None = None,
+        text: Tensor | None = None,
         x_T: Tensor | None = None,
         x_0: Tensor | None = None,
         hole: Tensor | None = None,
     ) -> Tensor:
         """One image for each generator in `rng`: float32 [B, C, H, W] in [-1, 1], on the CPU.
 
-        y: classes [B]; none draws without one. x_T: noise [B, C, H, W] to start from. x_0 [B, C, H,
-        W] with hole [B, 1, H, W]: an image to keep but for the hole; `sample` is a DecodeConfig.
+        y: classes [B]; text: captions, rows [B, L] of `captions`; none draws without. x_T: noise
+        [B, C, H, W] to start from. x_0 [B, C, H, W] with hole [B, 1, H, W]: an image to keep but
+        for the hole; `sample` is a DecodeConfig.
         Raises UsageError for what this model cannot do.
         """
-        self._check_sample(sample, y)
+        self._check_sample(sample, y, text)
         network.eval()
         device = next(network.parameters()).device
         chain = self.chain.respaced(sample.steps, sample.spacing)
-        denoise = denoiser(self._model_fn(network, y, len(rng), sample), chain, self.prediction)
+        model_fn = self._model_fn(network, y, text, len(rng), sample)
+        denoise = denoiser(model_fn, chain, self.prediction)
         noise = rng.normal(*self.shape)  # drawn in any case: the draws after it are the same
         x = (noise if x_T is None else x_T).to(device)
         variance = self.variance(sample)
@@ -172,16 +194,18 @@ class Backend:
         """The terms of the bound on -log p(x_0) in bits per dimension, [B] each: L_T, then the
         steps from the noisiest to L_0, one call of the network and one draw of noise each.
 
-        With fewer steps than the chain's T it is the bound of that shorter chain. Classes are
-        given where the model knows any.
+        With fewer steps than the chain's T it is the bound of that shorter chain. Classes and
+        captions are given where the model knows any.
         """
         network.eval()
         device = next(network.parameters()).device
         x_0 = torch.stack([example.image for example in examples]).to(device)
         y = torch.tensor([_label(e) for e in examples]) if self.config.model.classes else None
-        self._check_sample(sample, y)
+        text = self.captions.rows([e.caption for e in examples]) if self.captions else None
+        self._check_sample(sample, y, text)
         chain = self.chain.respaced(sample.steps, sample.spacing)
-        denoise = denoiser(self._model_fn(network, y, len(x_0), sample), chain, self.prediction)
+        model_fn = self._model_fn(network, y, text, len(x_0), sample)
+        denoise = denoiser(model_fn, chain, self.prediction)
         yield prior_term(chain, x_0)
         for i in reversed(range(chain.T)):
             t = torch.full((len(x_0),), i, device=x_0.device)
@@ -195,26 +219,66 @@ class Backend:
         return self.config.diffusion.prediction
 
     def _model_fn(
-        self, network: nn.Module, y: Tensor | None, n: int, sample: SampleConfig
+        self,
+        network: nn.Module,
+        y: Tensor | None,
+        text: Tensor | None,
+        n: int,
+        sample: SampleConfig,
     ) -> ModelFn:
-        """The network under n conditions y [n]; without y under none."""
-        if not self.config.model.classes:
+        """The network under n conditions, classes y [n] and captions [n, L]; under none, if neither
+        is given. Captions are encoded here, once, not at every step."""
+        if not self._conditional:
             return network
         device = next(network.parameters()).device
-        null = torch.full((n,), self.null_class, device=device)
-        if y is None:
-            return guided(network, null, null, 0.0)
-        return guided(network, y.to(device), null, sample.guidance_scale)
+        given, null = list[Tensor](), list[Tensor]()
+        if self.config.model.classes:
+            null.append(torch.full((n,), self.null_class, device=device))
+            given.append(null[0] if y is None else y.to(device))
+        if self.captions:
+            encode = network.get_submodule("text")
+            none = self.captions.null if text is None else text
+            away = self.captions.rows([sample.negative])
+            for told, rows in ((given, none), (null, away)):
+                encoded = encode(*self.captions.told(rows.to(device)))
+                told += [tensor.expand(n, *tensor.shape[1:]) for tensor in encoded]
 
-    def _check_sample(self, sample: SampleConfig, y: Tensor | None) -> None:
+        def model_fn(x_t: Tensor, t: Tensor, *told: Tensor) -> Tensor:
+            y = told[0] if self.config.model.classes else None
+            return network(x_t, t, y, Encoded(*told[-3:]) if self.captions else None)
+
+        guides = y is not None or text is not None or sample.negative
+        T = self.chain.T - 1
+        interval = (sample.guidance_from * T, sample.guidance_to * T)
+        return guided(model_fn, given, null, sample.guidance_scale if guides else 1.0, interval)
+
+    def _check_sample(self, sample: SampleConfig, y: Tensor | None, text: Tensor | None) -> None:
+        """Raise UsageError for what this model cannot do, or what would do nothing."""
         sample.check(self.chain.T)
-        if y is None and sample.guidance_scale != 1.0:
+        scale, nothing = sample.guidance_scale, y is None and text is None and not sample.negative
+        # The checkpoint's own scale may stand: it is for those who name something.
+        if nothing and scale not in (1.0, self.config.sample.guidance_scale):
+            names = ("--prompt TEXT",) * bool(self.captions)
+            names += ("--class NAME",) * bool(self.config.model.classes)
             raise UsageError(
-                f"--guidance-scale {sample.guidance_scale} without a class to guide to",
-                "--class NAME" if self.config.model.classes else "this model knows no classes",
+                f"--guidance-scale {scale} without a class or caption to guide to",
+                " or ".join(names) or "this model knows no classes and no captions",
             )
-        if y is None or sample.guidance_scale != 1.0 or bool((y == self.null_class).any()):
-            self.no_class()
+        if sample.negative and not self.captions:
+            raise UsageError(f"--negative {sample.negative!r}: this model reads no captions")
+        if sample.negative and scale == 1.0:
+            raise UsageError("--negative does nothing without guidance", "--guidance-scale 3")
+        if sample.guidance_from > sample.guidance_to:
+            raise UsageError(
+                f"--guidance-from {sample.guidance_from} is above --guidance-to "
+                f"{sample.guidance_to}: no step would be guided"
+            )
+        bare = y is None and text is None
+        none = y is not None and bool((y == self.null_class).any())
+        if self.captions and text is not None:
+            none = bool((text == self.captions.null).all(dim=1).any())
+        if bare or scale != 1.0 or none:
+            self.no_condition()
 
 
 def _views(rows: Sequence[int], x_t: Tensor, x_0_hat: Tensor) -> list[View]:
@@ -268,12 +332,12 @@ def _check(config: Config) -> None:
             "diffusion.objective simple does not train the learned variance",
             'diffusion.objective = "hybrid"',
         )
-    guides = model.classes and config.diffusion.drop_condition
+    guides = (model.classes or config.has_tokens) and config.diffusion.drop_condition
     if config.sample.guidance_scale != 1.0 and not guides:
         raise UsageError(
             f"sample.guidance_scale {config.sample.guidance_scale} needs a model that is taught "
-            "classes and their absence",
-            "model.classes and diffusion.drop_condition above 0",
+            "classes or captions and their absence",
+            "model.classes or model.text.encoder, and diffusion.drop_condition above 0",
         )
     if config.sample.steps > config.diffusion.T:
         raise UsageError(

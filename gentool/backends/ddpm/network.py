@@ -2,7 +2,8 @@
 
 Every resolution level is a row of residual blocks, with self-attention at the resolutions asked
 for; each block is told the noise level, and the class where there are classes, through an embedding
-that acts between its two convolutions.
+that acts between its two convolutions. Of a caption that embedding holds a summary, and where
+positions attend to each other they then attend to its tokens (Saharia et al. 2022).
 """
 
 from typing import TypeVar
@@ -12,15 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentool.backends.ddpm import ModelConfig
+from gentool.nn.text import Encoded, TextEncoder
 from gentool.nn.time import timestep_features
 
 Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 
 
 class UNet(nn.Module):
-    """eps_hat = UNet(x_t, t, y); x_t [B, C, H, W], eps_hat [B, out_channels, H, W].
+    """eps_hat = UNet(x_t, t, y, text); x_t [B, C, H, W], eps_hat [B, out_channels, H, W].
 
-    t [B] in 0..T-1; y [B] in 0..classes, where `classes` itself is none of them, and so is no y.
+    t [B] in 0..T-1; y [B] in 0..classes, where `classes` itself is none of them, and so is no y;
+    text: captions, encoded or as the text encoder takes them, for a network that was given one.
     """
 
     def __init__(
@@ -29,6 +32,7 @@ class UNet(nn.Module):
         image_channels: int,
         image_size: int,
         out_channels: int | None = None,  # none: image_channels
+        text: TextEncoder | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -37,16 +41,23 @@ class UNet(nn.Module):
         widths = [config.channels * m for m in config.multipliers]
         resolution = image_size // config.patch_size
         positions = config.patch_size**2  # pixels in a patch
+        text_width = config.text.width if text else 0
 
         def block(c_in: int, c_out: int, resolution: int) -> nn.Module:
             attends = resolution in config.attention
-            return Block(c_in, c_out, D, config, attends)
+            return Block(c_in, c_out, D, config, attends, text_width=text_width)
 
         self.time = nn.Sequential(nn.Linear(self.n_features, D), nn.SiLU(), nn.Linear(D, D))
         if config.classes:
             self.classes = nn.Embedding(config.classes + 1, D)
             nn.init.zeros_(self.classes.weight[-1:])  # no class: what the noise level says alone
+        if text:
+            self.text, self.pooled = text, nn.Linear(text_width, D)
         self.stem = nn.Conv2d(image_channels * positions, widths[0], 3, padding=1)
+        if config.positions:
+            # Else a position knows where it is by the padding of the convolutions alone.
+            self.positions = nn.Embedding(resolution**2, widths[0])
+            nn.init.zeros_(self.positions.weight)
 
         # Down: every output is kept for the way up, last in first out.
         self.down = nn.ModuleList()
@@ -63,7 +74,9 @@ class UNet(nn.Module):
 
         self.middle = nn.ModuleList(
             [
-                Block(c, c, D, config, attends=True, normed=config.middle_norm),
+                Block(
+                    c, c, D, config, attends=True, normed=config.middle_norm, text_width=text_width
+                ),
                 Block(c, c, D, config, attends=False),
             ]
         )
@@ -87,25 +100,39 @@ class UNet(nn.Module):
         # Convolutions are faster so, on CPU and GPU.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        y: Tensor | None = None,
+        text: Encoded | tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
         config = self.config
+        told: Encoded | None = None
+        if text is not None:
+            told = text if isinstance(text, Encoded) else self.text(*text)
         emb = self.time(
             timestep_features(t, self.n_features, config.time_features, config.frequency_shift)
         )
         if config.classes:
             emb = emb + self.classes(torch.full_like(t, config.classes) if y is None else y)
+        if told is not None:
+            emb = emb + self.pooled(told.pooled)
         emb = F.silu(emb)  # [B, D]
         # A patch of p × p pixels becomes one position with p² times the channels.
         h = F.pixel_unshuffle(x_t, config.patch_size).to(memory_format=torch.channels_last)
         h = self.stem(h)
+        if config.positions:
+            h = h + self.positions.weight.T.unflatten(1, h.shape[2:])  # [C, h, w]
         skips = [h]
         for layer in self.down:
-            h = layer(h, emb)
+            h = layer(h, emb, told)
             skips.append(h)
         for layer in self.middle:
-            h = layer(h, emb)
+            h = layer(h, emb, told)
         for layer in self.up:
-            h = layer(torch.cat([h, skips.pop()], dim=1) if isinstance(layer, Block) else h, emb)
+            h = torch.cat([h, skips.pop()], dim=1) if isinstance(layer, Block) else h
+            h = layer(h, emb, told)
         h = self.head(F.silu(self.norm(h)))
         return F.pixel_shuffle(h, config.patch_size).contiguous()
 
@@ -114,7 +141,14 @@ class Block(nn.Module):
     """Two convolutions around the noise level's embedding, a residual path, then attention."""
 
     def __init__(
-        self, c_in: int, c_out: int, D: int, config: ModelConfig, attends: bool, normed: bool = True
+        self,
+        c_in: int,
+        c_out: int,
+        D: int,
+        config: ModelConfig,
+        attends: bool,
+        normed: bool = True,
+        text_width: int = 0,  # none: no captions
     ) -> None:
         super().__init__()
         self.scales = config.time_embedding == "scale_shift"
@@ -126,8 +160,13 @@ class Block(nn.Module):
         self.conv_2 = zero(nn.Conv2d(c_out, c_out, 3, padding=1))
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
         self.attention = Attention(c_out, config, normed) if attends else nn.Identity()
+        self.reads = attends and text_width > 0
+        if self.reads:
+            self.reading = CrossAttention(c_out, text_width, config)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # [B, c_in, h, w], [B, D]
+    def forward(  # [B, c_in, h, w], [B, D]
+        self, x: Tensor, emb: Tensor, text: Encoded | None = None
+    ) -> Tensor:
         h = self.conv_1(F.silu(self.norm_1(x)))
         emb = self.emb(emb)[:, :, None, None]
         if self.scales:
@@ -136,7 +175,8 @@ class Block(nn.Module):
         else:
             h = self.norm_2(h + emb)
         h = self.conv_2(self.dropout(F.silu(h)))
-        return self.attention(self.skip(x) + h)  # [B, c_out, h, w]
+        h = self.attention(self.skip(x) + h)  # [B, c_out, h, w]
+        return self.reading(h, text) if self.reads and text is not None else h
 
 
 class Attention(nn.Module):
@@ -159,6 +199,28 @@ class Attention(nn.Module):
         return x + h.transpose(1, 2).unflatten(2, (height, width))
 
 
+class CrossAttention(nn.Module):
+    """Attention of positions to the tokens of a caption, with a residual path."""
+
+    def __init__(self, c: int, text_width: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = c // config.head_channels if config.head_channels else 1
+        self.norm = group_norm(c, config)
+        self.q = nn.Linear(c, c)
+        self.kv = nn.Linear(text_width, 2 * c)
+        self.out = zero(nn.Linear(c, c))
+
+    def forward(self, x: Tensor, text: Encoded) -> Tensor:
+        C, height, width = x.shape[1:]
+        heads = (self.heads, C // self.heads)
+        q = self.q(self.norm(x).flatten(2).transpose(1, 2)).unflatten(-1, heads).transpose(1, 2)
+        k, v = self.kv(text.sequence).unflatten(-1, (2, *heads)).permute(2, 0, 3, 1, 4)
+        # q [B, N, h·w, C/N]; k and v [B, N, L, C/N]; the mask broadcasts over heads and positions
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=text.mask[:, None, None])
+        h = self.out(h.transpose(1, 2).flatten(2))  # [B, h·w, C]
+        return x + h.transpose(1, 2).unflatten(2, (height, width))
+
+
 class Downsample(nn.Module):
     """Half the resolution: 3 × 3 convolution with stride 2, padded right and below as in Ho's."""
 
@@ -167,7 +229,7 @@ class Downsample(nn.Module):
         self.around = config.down_padding == "around"
         self.conv = nn.Conv2d(c, c, 3, stride=2, padding=1 if self.around else 0)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, text: Encoded | None = None) -> Tensor:
         return self.conv(x if self.around else F.pad(x, (0, 1, 0, 1)))
 
 
@@ -178,7 +240,7 @@ class Upsample(nn.Module):
         super().__init__()
         self.conv = nn.Conv2d(c, c, 3, padding=1)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, text: Encoded | None = None) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 

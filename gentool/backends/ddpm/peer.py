@@ -40,7 +40,7 @@ class Peer(Backend):
     ) -> Tensor:
         """As `Backend.draw`, with noise of its own after x_T. Raises UsageError for what the
         schedulers have no word for."""
-        self._check_sample(sample, None)
+        self._check_sample(sample, None, None)
         if sample.noise_scale != 1.0 or (sample.eta and sample.sampler != "ddim"):
             raise UsageError("--against diffusers takes neither noise scale nor another's eta")
         kind = getattr(importlib.import_module(NAME), SCHEDULERS[sample.sampler])

@@ -57,6 +57,16 @@ class SampleConfig(DecodeConfig):
 
     length: int = setting(0, "tokens of a sample: words, as a rule; 0 = as it comes", low=0)
     mbr: int = setting(1, "candidates for a sample, of which the one most like the others", low=1)
+    guidance_scale: float = setting(
+        1.0, "control: its weight beside fluency and the other controls", low=0.0
+    )
+    control_steps: int = setting(
+        3, "control: gradient steps after each denoising step; 0 = none", low=0
+    )
+    control_rate: float = setting(0.1, "control: how far a gradient step goes", low=0.0)
+    fluency: float = setting(
+        0.01, "control: weight of staying near what the model would write", low=0.0
+    )
 
 
 @dataclass

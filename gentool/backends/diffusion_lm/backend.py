@@ -1,6 +1,6 @@
 """diffusion-lm for the shared layers: the only file that sees both algorithm and network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from gentool.backends.diffusion_lm.algorithm import (
     training_loss,
     word_posterior,
 )
+from gentool.backends.diffusion_lm.bound import bound
+from gentool.backends.diffusion_lm.control import ControlNll, steering
 from gentool.backends.diffusion_lm.infill import Infill, parse
 from gentool.backends.diffusion_lm.network import DiffusionTransformer
 from gentool.data.holdout import text_train_and_validation
@@ -33,7 +35,9 @@ from gentool.rng import BatchRng
 from gentool.tokenizers import Tokenizer
 from gentool.trace import OnStep, Tokens, View
 
-TIE = 0.1  # a token leads by less than this in log-probability: it could as well be the second
+# A token that leads by less than this in log-probability could as well be the second: a report on
+# the model's rounding. (What may turn with the batch size is a tie within 1e-4.)
+TIE = 0.1
 CLOSE = 0.05  # embeddings nearer to one another than this share of their norm have collapsed
 
 
@@ -117,11 +121,13 @@ class Backend:
         *,
         w: Tensor | None = None,
         known: Tensor | None = None,
+        control_nll: ControlNll | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One row of tokens for each generator in `rng`: ids [B, L], and by how much the token of
         each position leads the second in log-probability, [B, L], on the CPU.
 
-        w [B, L] with known [B, L]: tokens that are given; the others become words.
+        w [B, L] with known [B, L]: tokens that are given; the others become words. control_nll:
+        what the rows are steered by; `sample` is a SampleConfig.
         Raises UsageError for what this model cannot do.
         """
         sample.check(self.chain.T)
@@ -150,12 +156,35 @@ class Backend:
             if on_step:
                 on_step(look)
 
-        x = walk(denoise, x, chain, rng, sample, variance="fixed_small", on_step=after)
+        steer = None
+        if control_nll and isinstance(sample, SampleConfig):
+            steer = steering(
+                control_nll, chain, guidance_scale=sample.guidance_scale, fluency=sample.fluency,
+                steps=sample.control_steps, rate=sample.control_rate,
+            )  # fmt: skip
+        x = walk(denoise, x, chain, rng, sample, variance="fixed_small", steer=steer, on_step=after)
         best = self._rounded(x, E, bias, known).log_softmax(dim=-1).topk(2, dim=-1)
         ids, margins = best.indices[..., 0], best.values[..., 0] - best.values[..., 1]
         if known is not None and w is not None:
             ids, margins = torch.where(known, w, ids), margins.masked_fill(known, torch.inf)
         return ids.cpu(), margins.cpu()
+
+    @torch.no_grad()
+    def bound(
+        self, network: nn.Module, examples: Sequence[Row], rng: BatchRng, sample: DecodeConfig
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The terms of the bound on -log p(w): (which part it belongs to, bits of each row [B]),
+        one call of the network and one draw of noise for each step.
+
+        With fewer steps than the chain's T it is the bound of that shorter chain.
+        """
+        sample.check(self.chain.T)
+        network.eval()
+        E, bias = network.get_parameter("embedding.weight"), network.get_parameter("bias")
+        w = torch.tensor([example.ids for example in examples], device=E.device)
+        chain = self.chain.respaced(sample.steps, sample.spacing)
+        denoise = denoiser(self._model_fn(network), E, chain, clamp=sample.clamp)
+        return bound(denoise, E, bias, w, chain, self.chain.alpha_bar[0], rng)
 
     def _rounded(self, x: Tensor, E: Tensor, bias: Tensor, known: Tensor | None) -> Tensor:
         """The logits by which x [B, L, d] is read off, [B, L, V]."""

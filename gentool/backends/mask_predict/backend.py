@@ -1,0 +1,175 @@
+"""mask-predict for the shared layers: the only file that sees both algorithm and network."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gentool.backends.mask_predict import Config, DecodeConfig
+from gentool.backends.mask_predict.algorithm import (
+    OnStep,
+    fast_mask_predict,
+    gold_lengths,
+    likely_lengths,
+    mask_predict,
+    masked_positions,
+    score,
+    training_loss,
+)
+from gentool.backends.mask_predict.network import MaskPredictTransformer
+from gentool.data.holdout import text_train_and_validation
+from gentool.data.rows import Pair, pair
+from gentool.data.source import Data, Source
+from gentool.data.text import Text, is_pairs
+from gentool.errors import BadDataError, UsageError
+from gentool.protocol import Batch, Hypothesis
+from gentool.rng import BatchRng
+from gentool.tokenizers import Tokenizer, source_side
+
+
+class Backend:
+    """Implements gentool.protocol.Backend, and `translate` for the text verbs."""
+
+    def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        self.source = source_side(tokenizer)
+        self.pad, self.mask = tokenizer.special("pad"), tokenizer.special("mask")
+        if not is_pairs(config.data):
+            raise UsageError(
+                "mask-predict makes text of text, and these data are single texts",
+                "--data SOURCE,TARGET (parallel lines), or a table with --set "
+                "data.source_column=NAME",
+            )
+
+    def network(self) -> nn.Module:
+        joint = self.source is self.tokenizer
+        return MaskPredictTransformer(
+            self.config.model,
+            tgt_size=self.tokenizer.size,
+            src_size=0 if joint else self.source.size,
+            length=self.config.data.length,
+            pads=(self.source.special("pad"), self.pad),
+        )
+
+    def sources(self) -> tuple[Data, Data]:
+        return text_train_and_validation(self.config.data)
+
+    def prepare(
+        self, source: Source[Text], index: int, rng: torch.Generator, augment: bool
+    ) -> Pair:
+        return pair(source, index, self.tokenizer, self.config.data)
+
+    def collate(self, examples: Sequence[Pair], rng: BatchRng) -> Batch:
+        tgt_ids = padded([example.tgt_ids for example in examples], self.pad)
+        N = torch.tensor([len(example.tgt_ids) for example in examples])
+        # As many draws for each example whatever its batch is padded to.
+        u, order = rng.uniform(), rng.uniform(self.config.data.length)
+        return {
+            "src_ids": padded([e.src_ids for e in examples], self.source.special("pad")),
+            "tgt_ids": tgt_ids,
+            "is_masked": masked_positions(N, tgt_ids.shape[1], u, order),
+            "N": N,
+        }
+
+    def loss(self, network: Callable[..., Any], batch: Batch) -> dict[str, Tensor]:
+        tgt_ids, is_masked = batch["tgt_ids"], batch["is_masked"]
+        observed = tgt_ids.masked_fill(is_masked, self.mask)
+        logits, length_logits = network(batch["src_ids"], observed, is_masked)
+        return training_loss(
+            logits, length_logits, tgt_ids, is_masked, batch["N"], self.config.loss.smoothing
+        )
+
+    def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
+        return {}, ""
+
+    def preview(
+        self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
+    ) -> None:
+        _, held_out = text_train_and_validation(self.config.data)
+        n = min(16, held_out.size or 16)
+        pairs = [pair(held_out, i, self.tokenizer, self.config.data) for i in range(n)]
+        made = self.translate(
+            network, [p.src_ids for p in pairs], self.config.sample, on_step=lambda *_: poll()
+        )
+        lines = [
+            f"{self.source.decode(p.src_ids)}\t{best.text}\n"
+            for p, (best, *_) in zip(pairs, made, strict=True)
+        ]
+        (folder / f"{stem}.txt").write_text("".join(lines), encoding="utf-8")
+
+    def source_ids(self, line: str) -> list[int]:
+        """A source, ready for `translate`. Raises BadDataError for one that is too long."""
+        ids = [*self.source.encode(line), self.source.special("eos")]
+        if len(ids) > self.config.data.length:
+            raise BadDataError(
+                f"{len(ids)} tokens with the end, this model reads {self.config.data.length}",
+                "shorten it",
+            )
+        return ids
+
+    def target_length(self, line: str) -> int:
+        """The length of a reference, its end included."""
+        return len(self.tokenizer.encode(line)) + 1
+
+    @torch.no_grad()
+    def translate(
+        self,
+        network: nn.Module,
+        src_ids: Sequence[Sequence[int]],
+        decode: DecodeConfig,
+        *,
+        gold: Sequence[int] | None = None,
+        n_best: int = 1,
+        dedup: bool = False,
+        fast: bool = False,
+        on_step: OnStep | None = None,
+    ) -> list[list[Hypothesis]]:
+        """For each source its `n_best` hypotheses, the best first.
+
+        gold: the lengths of references, around which lengths are tried in place of predicted ones.
+        dedup: of equal tokens side by side one is kept. fast: not the paper's method, and one
+        hypothesis alone; see `fast_mask_predict`. on_step: has a row for each candidate, all of one
+        source before those of the next; without `fast`.
+        """
+        core: Any = network.eval()
+        device = next(network.parameters()).device
+        memory = core.encode(padded(src_ids, self.source.special("pad")).to(device))
+        B, beam, T = len(src_ids), decode.length_beam, decode.steps
+        if gold is None:
+            N = likely_lengths(memory.length_logits, beam)
+        else:
+            N = gold_lengths(torch.tensor(gold, device=device), beam, self.config.data.length)
+        if fast:
+            ids, log_p, N, passes = fast_mask_predict(
+                lambda ids, is_masked, sources: core.decode(ids, is_masked, memory.of(sources)),
+                N, T, self.mask, self.pad,
+            )  # fmt: skip
+        else:
+            N = N.flatten()
+            ids, log_p = mask_predict(
+                lambda ids, is_masked: core.decode(ids, is_masked, memory),
+                N, T, self.mask, self.pad, on_step,
+            )  # fmt: skip
+            passes = torch.full_like(N, T)
+        found = zip(
+            ids.tolist(), N.tolist(), score(log_p, N).tolist(), passes.tolist(), strict=True
+        )
+        made = [
+            Hypothesis(self._text(row[:n], dedup), mean, n, taken) for row, n, mean, taken in found
+        ]
+        each = len(made) // B
+        candidates = [made[start : start + each] for start in range(0, len(made), each)]
+        return [sorted(those, key=lambda h: -h.score)[:n_best] for those in candidates]
+
+    def _text(self, ids: list[int], dedup: bool) -> str:
+        if dedup:
+            ids = [id for id, before in zip(ids, [None, *ids], strict=False) if id != before]
+        return self.tokenizer.decode(ids)
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int) -> Tensor:
+    """Rows of different lengths as one tensor [B, L]."""
+    L = max(map(len, rows))
+    return torch.tensor([[*row, *[pad] * (L - len(row))] for row in rows])

@@ -1,0 +1,188 @@
+"""MaskGIT (Chang et al. 2022): masked visual token modelling and its parallel decoding.
+
+A picture is a row of N tokens y [B, N], ids below K; masked ones hold the id `mask`. The network
+is `model_fn(y, hidden)`: the logits over the vocabulary of the positions where `hidden` [B, N] is
+true, row by row, [M, V]. The vocabulary may have more than the K codes (classes, the mask); those
+are learned not to be drawn, and are cut off when tokens are.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ModelFn = Callable[[Tensor, Tensor], Tensor]
+OnStep = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
+"""What hears of each step: its number, ids [B, N], confidences [B, N], which are masked again
+[B, N], and how likely the ids were, [B, N], 1 where they were known."""
+
+RATIOS: dict[str, Callable[[float], float]] = {
+    "cosine": lambda r: math.cos(math.pi / 2 * r),
+    "arccos": lambda r: math.acos(r) / (math.pi / 2),
+}
+"""gamma(r), the share of masked tokens, falling from 1 at r = 0 to 0 at r = 1 (section 3.3)."""
+
+
+class Uniform(Protocol):
+    """Draws for a batch, one generator per member (gentool.rng.BatchRng)."""
+
+    def uniform(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        """Uniform numbers in [0, 1), [B, *shape]."""
+        ...
+
+
+def random_mask(r: Tensor, scores: Tensor, schedule: str) -> Tensor:
+    """Which tokens training hides, [B, N]: ceil(gamma(r) N) of them, at least one, those of the
+    least scores. r [B] and scores [B, N]: uniform."""
+    N = scores.shape[1]
+    gamma = RATIOS[schedule]
+    n = torch.tensor([max(1, math.ceil(gamma(float(x)) * N)) for x in r])
+    return scores.argsort(dim=1).argsort(dim=1) < n[:, None]
+
+
+def training_loss(
+    model_fn: ModelFn, y: Tensor, hidden: Tensor, mask: int, label_smoothing: float = 0.0
+) -> Tensor:
+    """-log p(y) of the hidden tokens (Eq. 3), the mean over those of each picture, [B]."""
+    logits = model_fn(torch.where(hidden, mask, y), hidden)
+    nll = F.cross_entropy(
+        logits.float(), y[hidden], reduction="none", label_smoothing=label_smoothing
+    )
+    rows = torch.zeros(y.shape, dtype=nll.dtype, device=nll.device).masked_scatter(hidden, nll)
+    return rows.sum(dim=1) / hidden.sum(dim=1)
+
+
+@torch.no_grad()
+def decode(
+    model_fn: Callable[[Tensor, Tensor, float], Tensor],
+    y: Tensor,
+    rng: Uniform,
+    *,
+    K: int,
+    mask: int,
+    steps: int,
+    choice_temperature: float = 4.5,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    order: Tensor | None = None,
+    on_step: OnStep | None = None,
+) -> Tensor:
+    """Iterative decoding (section 3.2): y [B, N] with its masked tokens drawn, ids below K.
+
+    model_fn is also told the share of the steps that are done, for guidance that grows. Each step
+    draws every masked token, and masks again the least confident. Confidence is the log-probability
+    of the token drawn, with Gumbel noise of scale choice_temperature that falls linearly to 0; it
+    is infinite where the token was known. At least one token is masked again until the last step,
+    at least one kept; what the last step drew is returned.
+
+    order [N]: in place of confidence, the rank by which tokens are kept: least first; their number
+    then follows the arccos schedule. temperature and top_p: of the draw of a token. Draws, 2 N for
+    each step and picture, are in fp64, so that unlikely tokens and noise keep their shares.
+    """
+    gamma = RATIOS["cosine" if order is None else "arccos"]
+    N = y.shape[1]
+    unknown = (y == mask).sum(dim=1)  # [B], at the start
+    ids = y
+    for step in range(steps):
+        masked = y == mask
+        u_token, u_choice = (rng.uniform(N, dtype=torch.float64).to(y.device) for _ in range(2))
+        logits = model_fn(y, masked, step / steps)[:, :K].float()  # [M, K]
+        drawn, log_p = categorical(nucleus(logits / temperature, top_p), u_token[masked])
+        ids = y.masked_scatter(masked, drawn)
+        p = torch.ones_like(u_token).masked_scatter(masked, log_p.double().exp())
+        ratio = (step + 1) / steps
+        if order is None:
+            gumbel = -(-u_choice.log()).log()
+            confidence = choice_temperature * (1 - ratio) * gumbel
+        else:
+            confidence = -order.to(y.device, torch.float64).expand(y.shape)
+            log_p = torch.zeros_like(log_p)
+        confidence = confidence.masked_scatter(masked, confidence[masked] + log_p.double())
+        confidence = confidence.masked_fill(~masked, torch.inf)
+        n = mask_count(unknown, masked.sum(dim=1), gamma(ratio))
+        again = lowest(confidence, n)
+        if on_step:
+            on_step(step, ids, confidence, again, p)
+        y = torch.where(again, mask, ids)
+    return ids
+
+
+def mask_count(unknown: Tensor, masked: Tensor, gamma: float) -> Tensor:
+    """How many of the tokens masked now are masked again, [B]: floor(gamma · unknown), but at least
+    one, and one fewer than now where there are two. unknown [B]: masked at the start."""
+    # In fp64, as 256 cos(pi / 3) is a whole number.
+    n = (unknown.double() * gamma + 1e-9).floor().long()
+    return torch.minimum(n, masked - 1).clamp(min=1).minimum(masked)
+
+
+def lowest(confidence: Tensor, n: Tensor) -> Tensor:
+    """The n [B] positions of least confidence [B, N]; of equal ones the first. [B, N] bool"""
+    ranks = confidence.argsort(dim=1, stable=True).argsort(dim=1)
+    return ranks < n[:, None]
+
+
+def categorical(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """A draw from softmax(logits), logits [M, K], by its distribution function at u [M] in [0, 1):
+    ids [M], and their log-probabilities [M]."""
+    log_p = logits.log_softmax(dim=-1)
+    total = log_p.exp().cumsum(dim=-1, dtype=torch.float64)  # [M, K]
+    ids = torch.searchsorted(total, u.double()[:, None] * total[:, -1:], right=True)
+    # Rounding may leave u at the end: the last token that has a probability.
+    last = (log_p.shape[1] - 1) - (log_p > -torch.inf).flip(1).float().argmax(dim=1)
+    ids = ids[:, 0].minimum(last)
+    return ids, log_p.gather(1, ids[:, None])[:, 0]
+
+
+def nucleus(logits: Tensor, top_p: float) -> Tensor:
+    """The logits [M, K] with -inf for all but the fewest most likely tokens whose probabilities
+    reach top_p (Holtzman et al. 2020)."""
+    if top_p >= 1:
+        return logits
+    ordered, places = logits.softmax(dim=-1).sort(dim=-1, descending=True)
+    before = ordered.cumsum(dim=-1) - ordered  # of the more likely ones
+    return logits.masked_fill(
+        torch.zeros_like(places, dtype=torch.bool).scatter(1, places, before >= top_p), -torch.inf
+    )
+
+
+def guidance(scale: float, schedule: str, done: float) -> float:
+    """The scale at a step before which the share `done` of the steps was walked: `constant`, or
+    `linear`, from 1 (none) up to `scale`."""
+    return scale if schedule == "constant" else 1 + (scale - 1) * done
+
+
+def guided(logits_c: Tensor, logits_u: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance (Ho & Salimans 2021), as Muse's: l_u + scale (l_c - l_u)."""
+    return logits_u + scale * (logits_c - logits_u)
+
+
+def halton(side: int) -> Tensor:
+    """The rank of each of side × side positions in the Halton sequence of bases 2 and 3, [N], so
+    that tokens kept together are far apart (Besnier et al. 2025)."""
+    ranks = torch.full((side * side,), -1)
+    rank = index = 0
+    while rank < side * side:
+        index += 1
+        column, row = (int(_van_der_corput(index, base) * side) for base in (2, 3))
+        if ranks[row * side + column] < 0:
+            ranks[row * side + column] = rank
+            rank += 1
+    return ranks
+
+
+def _van_der_corput(index: int, base: int) -> float:
+    """The digits of `index` in `base`, mirrored at the point."""
+    value, weight = 0.0, 1.0 / base
+    while index:
+        index, digit = divmod(index, base)
+        value += digit * weight
+        weight /= base
+    return value
+
+
+def grow(mask: Tensor) -> Tensor:
+    """A region of tokens [B, h, w] (bool) and all their neighbours."""
+    return F.max_pool2d(mask[:, None].float(), 3, stride=1, padding=1)[:, 0] > 0

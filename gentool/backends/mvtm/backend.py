@@ -1,0 +1,298 @@
+"""mvtm for the shared layers: the only file that sees both the algorithm and the network."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentool import trace
+from gentool.backends.mvtm import Config, DecodeConfig, SampleConfig
+from gentool.backends.mvtm.algorithm import (
+    decode,
+    grow,
+    guidance,
+    guided,
+    halton,
+    lowest,
+    random_mask,
+    training_loss,
+)
+from gentool.backends.mvtm.network import MaskedTransformer
+from gentool.data.holdout import train_and_validation
+from gentool.data.images import Picture, picture
+from gentool.data.source import Data, Source, consecutive
+from gentool.errors import BadDataError, UsageError
+from gentool.nn.text import Captions
+from gentool.protocol import Batch
+from gentool.render import grid, to_uint8
+from gentool.rng import BatchRng
+from gentool.tokenizers.cache import TokenCache, Tokens
+from gentool.tokenizers.pictures import PictureTokenizer
+from gentool.trace import OnStep, View
+
+
+class Backend:
+    """Implements gentool.protocol.Backend, and `draw` for the image verbs."""
+
+    def __init__(self, config: Config, tokenizer: PictureTokenizer) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        self.image = tokenizer.image
+        self.shape = self.image.shape
+        _check(config, self.shape)
+        self.K, self.N = self.image.size, self.image.length
+        encoder = config.model.text.encoder
+        self.captions = None
+        if encoder != "none":
+            assert tokenizer.text
+            self.captions = Captions(config.model.text, tokenizer.text)
+        # The vocabulary: codes, classes, the class that stands for none, and the mask, the last.
+        classes = config.model.classes
+        self.vocabulary = self.K + classes + bool(classes and config.masking.drop_condition) + 1
+        self.mask = self.vocabulary - 1
+
+    def network(self) -> nn.Module:
+        length = self.N + bool(self.config.model.classes)
+        text = self.captions.encoder() if self.captions else None
+        return MaskedTransformer(self.config.model, self.vocabulary, length, text)
+
+    def sources(self) -> tuple[Data, Source]:
+        sources = train_and_validation(self.config.data)
+        classes, found = self.config.model.classes, len(sources[0].labels)
+        if classes and classes != found:
+            raise UsageError(
+                f"model.classes is {classes}, the data have {found or 'no'} classes",
+                f"--set model.classes={found}",
+            )
+        train, self._held_out = sources
+        if cache := self.config.tokenizer.cache:
+            train = TokenCache(Path(cache), self.image, train.fingerprint)
+        return train, self._held_out
+
+    def prepare(
+        self, source: Source[Any], index: int, rng: torch.Generator, augment: bool
+    ) -> Picture | Tokens:
+        if not isinstance(source, TokenCache):
+            return picture(source, index, self.config.data, rng, augment)
+        found = source[index]
+        view = int(torch.randint(len(found.views), (), generator=rng))
+        return replace(found, views=found.views[view : view + 1])
+
+    def collate(self, examples: Sequence[Picture | Tokens], rng: BatchRng) -> Batch:
+        masking = self.config.masking
+        r, scores = rng.uniform(), rng.uniform(self.N)
+        batch = {"hidden": random_mask(r, scores, masking.schedule)}
+        ids = [e.views[0].astype(np.int64) for e in examples if isinstance(e, Tokens)]
+        if ids:
+            batch["ids"] = torch.from_numpy(np.stack(ids))
+        else:
+            batch["x"] = torch.stack([e.image for e in examples if isinstance(e, Picture)])
+        dropped = rng.uniform() < masking.drop_condition  # [B]
+        if self.config.model.classes:
+            y = torch.tensor([_label(example) for example in examples])
+            batch["y"] = torch.where(dropped, self.null_class, y)
+        if self.captions:
+            rows = self.captions.rows([example.caption for example in examples])
+            batch["text"] = torch.where(dropped[:, None], self.captions.null, rows)
+        return batch
+
+    def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
+        y = batch["ids"] if "ids" in batch else self.image.encode(batch["x"])  # [B, N]
+        told = self._told(batch.get("y"), batch.get("text"))
+        model_fn = partial(network, **told)
+        smoothing = self.config.masking.label_smoothing
+        return {"nll": training_loss(model_fn, y, batch["hidden"], self.mask, smoothing)}
+
+    def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
+        return {}, ""
+
+    def preview(
+        self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
+    ) -> None:
+        rng = BatchRng.for_samples(0, range(16))
+        y = torch.arange(16) % self.config.model.classes if self.config.model.classes else None
+        text = None
+        if self.captions:
+            lines = [example.caption for example in consecutive(self._held_out, 0, 16)]
+            lines = (16 * lines)[:16]
+            text = self.captions.rows(lines)
+            (folder / f"{stem}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        images = self.draw(network, rng, self.config.sample, lambda *_: poll(), y=y, text=text)
+        grid(to_uint8(images)).save(folder / f"{stem}.png")
+
+    @property
+    def null_class(self) -> int:
+        """The class that stands for none, in training where one was dropped."""
+        return self.config.model.classes
+
+    def no_condition(self) -> None:
+        """Raise UsageError for a model that was never taught to draw without its condition."""
+        what = "caption" if self.captions else "class"
+        if self._conditional and not self.config.masking.drop_condition:
+            raise UsageError(
+                f"this model was trained with a {what} for every image (masking.drop_condition "
+                "0): it cannot draw or guide without one",
+                f"name a {what}, and no guidance scale but 1",
+            )
+
+    @property
+    def _conditional(self) -> bool:
+        return bool(self.config.model.classes or self.captions)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        network: nn.Module,
+        rng: BatchRng,
+        sample: SampleConfig,
+        on_step: OnStep | None = None,
+        *,
+        y: Tensor | None = None,
+        text: Tensor | None = None,
+        x_0: Tensor | None = None,
+        hole: Tensor | None = None,
+    ) -> Tensor:
+        """One image for each generator in `rng`: float32 [B, C, H, W] in [-1, 1], on the CPU.
+
+        y: classes [B]; text: captions, rows [B, S] of `captions`; none draws without. x_0 [B, C,
+        H, W] with hole [B, 1, H, W]: an image to keep but for the hole, in which `strength` of the
+        tokens are drawn; `sample` is a DecodeConfig. Raises UsageError for what this model cannot
+        do.
+        """
+        self._check_sample(sample, y, text)
+        network.eval()
+        device = next(network.parameters()).device
+        tokens = torch.full((len(rng), self.N), self.mask)
+        if x_0 is not None and hole is not None:
+            assert isinstance(sample, DecodeConfig)
+            tokens = self.image.encode(x_0.to(device)).cpu()
+            tokens[self._hidden(hole, sample.strength, rng)] = self.mask
+
+        def after(step: int, ids: Tensor, _: Tensor, again: Tensor, p: Tensor) -> None:
+            if on_step:
+                on_step(lambda rows: self._views(ids[list(rows)], p[list(rows)], again[list(rows)]))
+
+        ids = decode(
+            self._guided(network, y, text, len(rng), sample),
+            tokens.to(device),
+            rng,
+            K=self.K,
+            mask=self.mask,
+            steps=sample.steps,
+            choice_temperature=sample.choice_temperature,
+            temperature=sample.temperature,
+            top_p=sample.top_p,
+            order=halton(self.image.side) if sample.order == "halton" else None,
+            on_step=after,
+        )
+        x = self.image.decode(ids).float().cpu()
+        if x_0 is not None and hole is not None and isinstance(sample, DecodeConfig):
+            x = torch.where(hole, x, x_0) if sample.blend else x
+        return x
+
+    def _views(self, ids: Tensor, p: Tensor, again: Tensor) -> list[View]:
+        """The pictures of ids [n, N], of how likely each was, p [n, N], and which are masked again,
+        bool [n, N]."""
+        pictures = to_uint8(self.image.decode(ids).float().cpu())
+        side = self.image.side
+        p_side, again_side = (
+            x.unflatten(1, (side, side)).cpu().numpy() for x in (p.float(), again)
+        )
+        return [
+            View({"picture": image}, {"tokens": trace.Tokens(confidence, masked)})
+            for image, confidence, masked in zip(pictures, p_side, again_side, strict=True)
+        ]
+
+    def _hidden(self, hole: Tensor, strength: float, rng: BatchRng) -> Tensor:
+        """The tokens [B, N] of an edit to draw anew: those that hole [B, 1, H, W] touches and their
+        neighbours, which the encoder told of what was there; a random share of them."""
+        touched = F.max_pool2d(hole.float(), self.image.model.factor)[:, 0] > 0  # [B, h, w]
+        region = grow(touched).flatten(1)
+        scores = rng.uniform(self.N).masked_fill(~region, torch.inf)
+        n = (strength * region.sum(dim=1)).round().long()
+        return lowest(scores, n)
+
+    def _told(self, y: Tensor | None, text: Tensor | None) -> dict[str, Any]:
+        """What the network is given of classes y [B] or of captions, rows [B, S]."""
+        if y is not None and self.config.model.classes:
+            return {"first": (self.K + y)[:, None]}
+        if text is not None and self.captions:
+            return {"text": self.captions.told(text)}
+        return {}
+
+    def _guided(
+        self, network: nn.Module, y: Tensor | None, text: Tensor | None, n: int,
+        sample: SampleConfig,
+    ) -> Callable[[Tensor, Tensor, float], Tensor]:  # fmt: skip
+        """The network under n conditions with guidance; without any under none. Captions are
+        encoded here, once for all steps."""
+        device = next(network.parameters()).device
+        null = torch.full((n,), self.null_class) if self.config.model.classes else None
+        null_text = self.captions.null.expand(n, -1) if self.captions else None
+        given = y is not None or text is not None
+        conditions = [(y, text)] if given else [(null, null_text)]
+        if given and sample.guidance_scale != 1.0:
+            conditions.append((null, null_text))
+        told = self._told(*(
+            torch.cat(same).to(device) if same[0] is not None else None
+            for same in zip(*conditions, strict=True)
+        ))  # fmt: skip
+        if "text" in told:
+            told["text"] = network.get_submodule("text")(*told["text"])
+
+        def model_fn(ids: Tensor, hidden: Tensor, done: float) -> Tensor:
+            if len(conditions) == 1:
+                return network(ids, hidden, **told)
+            logits = network(torch.cat([ids, ids]), torch.cat([hidden, hidden]), **told)
+            scale = guidance(sample.guidance_scale, sample.guidance_schedule, done)
+            logits_c, logits_u = logits.chunk(2)
+            return guided(logits_c, logits_u, scale)
+
+        return model_fn
+
+    def _check_sample(self, sample: SampleConfig, y: Tensor | None, text: Tensor | None) -> None:
+        """Raise UsageError for what this model cannot do, or what would do nothing."""
+        scale, bare = sample.guidance_scale, y is None and text is None
+        # The checkpoint's own scale may stand: it is for those who name something.
+        if bare and scale not in (1.0, self.config.sample.guidance_scale):
+            names = ("--prompt TEXT",) * bool(self.captions)
+            names += ("--class NAME",) * bool(self.config.model.classes)
+            raise UsageError(
+                f"--guidance-scale {scale} without a class or caption to guide to",
+                " or ".join(names) or "this model knows no classes and no captions",
+            )
+        if bare or scale != 1.0 or (y is not None and bool((y == self.null_class).any())):
+            self.no_condition()
+
+
+def _label(example: Picture | Tokens) -> int:
+    if example.label is None:
+        raise BadDataError(f"{example.key} has no class", "model.classes = 0 trains without")
+    return example.label
+
+
+def _check(config: Config, shape: tuple[int, int, int]) -> None:
+    """Raise UsageError for settings that do not fit together, naming them."""
+    C, side, _ = shape
+    for name, here, theirs in (
+        ("image_size", config.data.image_size, side),
+        ("channels", config.data.channels, C),
+    ):
+        if here != theirs:
+            raise UsageError(
+                f"data.{name} is {here}, the image tokenizer was trained with {theirs}",
+                f"--set data.{name}={theirs}",
+            )
+    told = config.model.classes or config.model.text.encoder != "none"
+    guides = told and config.masking.drop_condition
+    if config.sample.guidance_scale != 1.0 and not guides:
+        raise UsageError(
+            f"sample.guidance_scale {config.sample.guidance_scale} needs a model that is taught "
+            "classes or captions and their absence",
+            "model.classes or model.text, and masking.drop_condition above 0",
+        )

@@ -1,0 +1,105 @@
+"""MaskGIT's transformer: tokens of which some are masked in, logits of the masked ones out.
+
+BERT's encoder, bidirectional: learned positions, tanh-GELU, and an output that shares the
+embeddings. What the picture is of stands before its tokens, as tokens too: a class is one of the
+vocabulary, a caption comes encoded.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentool.backends.mvtm import ModelConfig
+from gentool.nn.text import Encoded, TextEncoder
+
+
+class MaskedTransformer(nn.Module):
+    """logits = MaskedTransformer(ids, hidden, ...): ids [B, N]; hidden [B, N] (bool) says where
+    logits are wanted: [M, V], row by row.
+
+    What the picture is of: first [B, 1], an id; or text, captions, encoded or as the text encoder
+    takes them.
+    """
+
+    def __init__(
+        self, config: ModelConfig, vocabulary: int, length: int, text: TextEncoder | None = None
+    ) -> None:
+        """vocabulary V; length N, and one more where there are classes."""
+        super().__init__()
+        d = config.hidden
+        self.embedding = nn.Embedding(vocabulary, d)
+        self.positions = nn.Parameter(torch.zeros(length, d))
+        self.norm = nn.LayerNorm(d, eps=config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
+        self.last = nn.LayerNorm(d, eps=config.norm_eps) if config.pre_norm else nn.Identity()
+        self.head = nn.Sequential(
+            nn.Linear(d, d), nn.GELU("tanh"), nn.LayerNorm(d, eps=config.norm_eps)
+        )
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+        self.text = text
+        self.read = nn.Linear(config.text.width, d) if text else None
+        theirs = {*text.modules()} if text else set()  # begins as it is made
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding) and module not in theirs:
+                nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+                if isinstance(module, nn.Linear):
+                    nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.positions, std=0.02, a=-0.04, b=0.04)
+
+    def forward(
+        self,
+        ids: Tensor,
+        hidden: Tensor,
+        first: Tensor | None = None,
+        text: Encoded | tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        if first is not None:
+            ids = torch.cat([first, ids], dim=1)
+        h = self.embedding(ids) + self.positions[-ids.shape[1] :]  # [B, N or N + 1, d]
+        attends = None
+        if text is not None:
+            assert self.text and self.read
+            text = text if isinstance(text, Encoded) else self.text(*text)
+            S = int(text.mask.sum(dim=1).max())  # of the longest: the rest is padding
+            before = self.read(text.sequence[:, :S] + text.pooled[:, None])  # [B, S, d]
+            seen = torch.ones_like(ids, dtype=torch.bool)
+            attends = torch.cat([text.mask[:, :S], seen], dim=1)[:, None, None]  # [B, 1, 1, S + N]
+            h = torch.cat([before, h], dim=1)
+        h = self.dropout(self.norm(h))
+        for layer in self.layers:
+            h = layer(h, attends)
+        h = self.last(h)[:, -hidden.shape[1] :]
+        # The widest product of all, so at the masked positions alone.
+        return F.linear(self.head(h[hidden]), self.embedding.weight, self.bias)
+
+
+class Layer(nn.Module):
+    """Self-attention and a feed-forward net, each with a residual path: normalised after it, as
+    BERT's, or before."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        d = config.hidden
+        self.heads, self.pre_norm = config.heads, config.pre_norm
+        self.qkv, self.out = nn.Linear(d, 3 * d), nn.Linear(d, d)
+        self.up, self.down = nn.Linear(d, config.feed_forward), nn.Linear(config.feed_forward, d)
+        self.norm_1 = nn.LayerNorm(d, eps=config.norm_eps)
+        self.norm_2 = nn.LayerNorm(d, eps=config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, h: Tensor, attends: Tensor | None) -> Tensor:  # [B, L, d]
+        if self.pre_norm:
+            h = h + self._attention(self.norm_1(h), attends)
+            return h + self._feed_forward(self.norm_2(h))
+        h = self.norm_1(h + self._attention(h, attends))
+        return self.norm_2(h + self._feed_forward(h))
+
+    def _attention(self, h: Tensor, attends: Tensor | None) -> Tensor:
+        q, k, v = self.qkv(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        p = self.dropout.p if self.training else 0.0
+        h = F.scaled_dot_product_attention(q, k, v, attends, dropout_p=p)  # [B, heads, L, d/heads]
+        return self.dropout(self.out(h.transpose(1, 2).flatten(2)))
+
+    def _feed_forward(self, h: Tensor) -> Tensor:
+        return self.dropout(self.down(F.gelu(self.up(h), approximate="tanh")))

@@ -1,0 +1,60 @@
+"""How `gentool decode` writes texts: as many lines for each input line, in order, as they come."""
+
+import json
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
+
+from gentool.cli.console import console
+from gentool.cli.options import value
+from gentool.errors import BadDataError, UsageError
+
+Answers = Iterable[tuple[int, list[Any] | BadDataError]]
+OnError = Annotated[
+    str, value("skip|stop", "A line that cannot be used: an empty line for it, or the end.")
+]
+
+
+def check_on_error(on_error: str) -> None:
+    """Raise UsageError for an unknown choice."""
+    if on_error not in ("skip", "stop"):
+        raise UsageError(f"--on-error is skip or stop, got {on_error!r}")
+
+
+def write_answers(
+    answers: Answers,
+    record: Callable[[int, Any], dict[str, Any]],
+    out: str,
+    *,
+    num: int,
+    on_error: str,
+    as_json: bool,
+) -> None:
+    """Write `num` lines for each of `answers`: (the input line's number from 0, what there is for
+    it, or why there is nothing).
+
+    record(number, answer): what --json prints; its "text" is the line. The answer is None where
+    there is none, and an error where the line could not be used. Raises BadDataError for such a
+    line, with on_error `skip` at the end.
+    """
+    from gentool.outputs import text_file
+
+    bad = n = 0
+    with text_file(out) as file:
+        for number, found in answers:
+            if isinstance(found, BadDataError):
+                message = f"line {number + 1}: {found}"
+                if on_error == "stop":
+                    raise BadDataError(message, found.hint)
+                console.warn(f"{message}; {found.hint}" if found.hint else message)
+                bad, found = bad + 1, [found] * num
+            console.stop()  # a bar on the terminal makes way for the lines
+            for answer in found or [None] * num:
+                told = record(number, answer)
+                line = json.dumps(told, ensure_ascii=False) if as_json else told["text"]
+                file.write(line + "\n")
+            file.flush()
+            n = number + 1
+            console.progress(n, 0, {"done": "lines"})
+    console.stop()
+    if bad:
+        raise BadDataError(f"{bad} of {n} lines skipped: empty lines stand in")

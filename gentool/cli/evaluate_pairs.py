@@ -1,0 +1,59 @@
+"""`gentool eval` for the backends that make text of text, and for their outputs as files."""
+
+from typing import Annotated, Any
+
+import typer
+
+from gentool.cli import options
+from gentool.cli.console import console
+from gentool.cli.figures import Gate, HeldOut, Metric, report
+from gentool.cli.options import flag
+from gentool.cli.translate import BatchTokens, Dedup, Fast
+from gentool.evaluate.figures import parse_gate
+from gentool.registry import options_module
+
+
+def evaluate_pairs(
+    backend: str,
+    settings: dict[str, Any],
+    checkpoint: options.Checkpoint = None,
+    metric: Metric = None,
+    data: HeldOut = None,
+    num: Annotated[int, typer.Option("--num", "-n", metavar="N", min=1, help="Sentences.")] = 512,
+    fast: Fast = False,
+    dedup: Dedup = False,
+    gold_length: Annotated[
+        bool, flag("--gold-length", "Take the lengths of the references, for analysis.")
+    ] = False,
+    batch_tokens: BatchTokens = 4096,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
+    gate: Gate = None,
+    as_json: options.Json = False,
+) -> None:
+    """Figures of a {backend} checkpoint: loss, quality, scenes; table when asked for.
+
+    \b
+    gentool eval {backend} --steps 4
+    gentool eval {backend} --metric table -n 1000 --json
+    gentool eval {backend} -c runs/mine --data test.en,test.de --gate 'bleu>=30'
+
+    How long decoding takes is told on standard error.
+    """
+    for text in gate or []:
+        parse_gate(text)
+    from gentool.checkpoint.load import find_checkpoint, load_checkpoint
+    from gentool.evaluate.checkpoint import measure
+    from gentool.evaluate.pairs import PairRequest
+    from gentool.sampling import sample_settings, words
+
+    loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
+    chosen = sample_settings(loaded, settings, options_module(backend).DecodeConfig)
+    console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}")
+    request = PairRequest(
+        loaded, chosen, data, num, 0, device, 0, precision,
+        progress=lambda done, total: console.progress(done, total, {"decoded": "sentences"}),
+        batch_tokens=batch_tokens, gold_length=gold_length, how={"fast": fast, "dedup": dedup},
+        tell=console.info,
+    )  # fmt: skip
+    report(measure(request, metric or []), gate or [], as_json)

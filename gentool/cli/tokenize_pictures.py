@@ -1,0 +1,113 @@
+"""What `gentool tokenizer` does where the tokens are those of pictures."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from gentool.cli import options
+from gentool.cli.console import console
+from gentool.cli.options import value
+from gentool.cli.pictures import write
+from gentool.errors import BadDataError, UsageError
+from gentool.resources import read_recipe
+from gentool.settings import merge, parse_assignment
+from gentool.streams import place
+
+
+def encode(tokenizer: Any, name: str) -> list[int]:
+    """The ids of the picture in the file `name`."""
+    from gentool.inputs import read_image
+
+    ids: list[int] = tokenizer.encode(read_image(Path(name), tokenizer.shape)[None])[0].tolist()
+    return ids
+
+
+def draw(tokenizer: Any, rows: list[list[int]], inputs: str, out: str, as_json: bool) -> None:
+    """Write the pictures of `rows` of ids, which came from `inputs`."""
+    import torch
+
+    from gentool.outputs import check_target
+
+    check_target(out)
+    for number, ids in enumerate(rows, start=1):
+        if len(ids) != tokenizer.length:
+            raise BadDataError(
+                f"{place(inputs)} line {number}: {len(ids)} ids, a picture has {tokenizer.length}"
+            )
+    if not rows:
+        raise BadDataError(f"{place(inputs)} has no lines, so there is nothing to draw")
+    batches = (([i], tokenizer.decode(torch.tensor([ids]))) for i, ids in enumerate(rows))
+    shape = (len(rows), *tokenizer.shape)
+    write(batches, shape, out, (lambda number: {}) if as_json else None)
+
+
+def train(data: list[str], out: Path, size: int | None, assign: list[str]) -> None:
+    """`gentool tokenizer train --kind vq`: the run that `gentool train vq` makes."""
+    from gentool.training import start
+
+    given: dict[str, Any] = {"data": {"spec": data}}
+    for text in assign:
+        given = merge(given, parse_assignment(text))
+    if size:
+        given = merge(given, {"model": {"codes": size}})
+    name, tree = read_recipe("vq-scenes")
+    del tree["backend"]
+    plan = start.Plan("vq", name, tree, given, recipe_given=False, out=out)
+    start.train(plan, "auto", None, None, console)
+
+
+def cache(
+    tokenizer: Annotated[
+        str,
+        value(
+            "DIR|CKPT", "A run of vq, its tokenizer, or an mvtm checkpoint.", "-t", "--tokenizer"
+        ),
+    ],
+    data: Annotated[list[str], value("SPEC", "Pictures, as for `gentool train mvtm`; repeatable.")],
+    out: Annotated[Path, value("DIR", "The new folder.", "--out", "-o")],
+    views: Annotated[
+        int,
+        value(
+            "N",
+            "Of each picture, mirrored and cut as data.flip and data.crop say.",
+            min=1,
+            show_default=True,
+        ),
+    ] = 1,
+    num: Annotated[
+        int | None, value("N", "The first N pictures. (default: all)", "--num", "-n", min=1)
+    ] = None,
+    assign: Annotated[
+        list[str] | None,
+        value("KEY=VALUE", "A data setting, e.g. flip=true; repeatable.", "--set"),
+    ] = None,
+    device: options.Device = "auto",
+) -> None:
+    """Make the tokens of pictures once, for `gentool train mvtm` to train on.
+
+    \b
+    gentool tokenizer cache -t runs/vq --data photos/ --set flip=true --views 4 -o tokens
+    gentool train mvtm --data photos/ --set tokenizer.image=runs/vq --set tokenizer.cache=tokens
+
+    What training holds out for validation is not in it.
+    """  # fmt: skip
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UsageError(f"{out} already exists", "choose another --out")
+    from gentool.checkpoint.tokenizer import find_tokenizer
+    from gentool.data.config import ImageData
+    from gentool.device import pick_device
+    from gentool.settings import build
+    from gentool.tokenizers.cache import build as build_cache
+
+    found = find_tokenizer(tokenizer)
+    found = getattr(found, "image", found)
+    if found.kind != "vq":
+        raise UsageError(f"{tokenizer} is a tokenizer of texts", "a run of `gentool train vq`")
+    tree: dict[str, Any] = {"spec": data}
+    for text in assign or []:
+        tree = merge(tree, parse_assignment(text.removeprefix("data.")))
+    n = build_cache(
+        out, found, build(ImageData, tree), views, num, pick_device(device),
+        lambda done, total: console.progress(done, total, {"cached": "pictures"}),
+    )  # fmt: skip
+    console.info(f"{n} pictures, {views} views each, of tokenizer {found.hash[:16]}")
+    console.result(str(out))

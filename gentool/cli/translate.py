@@ -1,0 +1,110 @@
+"""`gentool decode` for the backends that make text of text."""
+
+from typing import Annotated, Any
+
+import typer
+
+from gentool.cli import options
+from gentool.cli.answers import OnError, check_on_error, write_answers
+from gentool.cli.console import console
+from gentool.cli.options import flag, value
+from gentool.cli.sample_text import Out
+from gentool.errors import UsageError
+from gentool.registry import options_module
+
+BatchTokens = Annotated[
+    int,
+    value(
+        "N",
+        "Tokens computed at a time, length candidates and padding included.",
+        *("--batch-tokens", "-b"),
+        min=1,
+        show_default=True,
+    ),
+]
+Fast = Annotated[
+    bool,
+    flag(
+        "--fast",
+        "Not the paper's method: all but the best length are dropped after two passes, sentences "
+        "that no longer change are done.",
+    ),
+]
+Dedup = Annotated[bool, flag("--dedup", "Of equal tokens side by side keep one.")]
+
+
+def translate(
+    backend: str,
+    settings: dict[str, Any],
+    inputs: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="INPUT|-",
+            help="A sentence on each line. (default: standard input)",
+            show_default=False,
+        ),
+    ] = None,
+    checkpoint: options.Checkpoint = None,
+    n_best: Annotated[
+        int, value("N", "The N best for each line, a line each. (default: 1)", "--n-best", min=1)
+    ] = 1,
+    fast: Fast = False,
+    dedup: Dedup = False,
+    gold_length: Annotated[
+        str | None,
+        value("FILE", "Take the lengths of these references, for analysis; around them the beam."),
+    ] = None,
+    out: Out = "-",
+    batch_tokens: BatchTokens = 4096,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
+    on_error: OnError = "skip",
+    as_json: options.Json = False,
+) -> None:
+    """Write a sentence for each input line.
+
+    \b
+    echo 'a small red circle in the top left' | gentool decode {backend}
+    gentool decode {backend} in.txt --steps 4 --length-beam 3 > out.txt
+    gentool decode {backend} in.txt --n-best 5 --json
+
+    Lines come out in order, as soon as they are done; an empty line stays empty.
+    """
+    check_on_error(on_error)
+    from gentool.checkpoint.load import find_checkpoint, load_checkpoint
+    from gentool.protocol import Hypothesis
+    from gentool.sampling import sample_settings, words
+    from gentool.streams import arriving_lines, stream_lines
+    from gentool.translation import translate_lines
+
+    loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
+    chosen = sample_settings(loaded, settings, options_module(backend).DecodeConfig)
+    if n_best > chosen.length_beam:
+        raise UsageError(
+            f"--n-best {n_best}: there are only --length-beam {chosen.length_beam} candidates",
+            f"--length-beam {n_best}",
+        )
+    if n_best > 1 and fast:
+        raise UsageError("--fast keeps one candidate of each line, so there is no --n-best")
+    console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}")
+    answers = translate_lines(
+        loaded,
+        arriving_lines(inputs or "-"),
+        chosen,
+        references=stream_lines(gold_length) if gold_length else None,
+        batch_tokens=batch_tokens,
+        device=device,
+        precision=precision,
+        n_best=n_best,
+        dedup=dedup,
+        fast=fast,
+    )
+
+    def record(number: int, answer: Any) -> dict[str, Any]:
+        told: dict[str, Any] = {"id": number + 1, "text": "", "score": None, "length": 0}
+        if isinstance(answer, Hypothesis):
+            told |= {"text": answer.text, "score": round(answer.score, 4), "length": answer.length}
+        told["steps"] = answer.steps if isinstance(answer, Hypothesis) else 0
+        return told | ({"error": str(answer)} if isinstance(answer, Exception) else {})
+
+    write_answers(answers, record, out, num=n_best, on_error=on_error, as_json=as_json)

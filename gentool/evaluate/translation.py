@@ -1,0 +1,50 @@
+"""BLEU and chrF of texts beside references, by sacrebleu, each with its signature."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gentool.errors import UsageError
+from gentool.evaluate.texts import repetition
+
+TOKENIZERS = ("13a", "zh", "char", "intl", "none")
+_CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
+
+
+@dataclass(frozen=True)
+class Score:
+    """A figure and, of sacrebleu's, the signature without which it says little."""
+
+    value: float | None
+    signature: str = ""
+
+
+def scores(
+    hypotheses: Sequence[str], references: Sequence[Sequence[str]], tokenize: str = ""
+) -> dict[str, Score]:
+    """bleu and chrf, 0 to 100, of detokenised texts, and their repetition.
+
+    references: one or several for all hypotheses, in their order. tokenize: one of TOKENIZERS, how
+    BLEU finds words; by default `zh` where the references are Chinese, else `13a`. Raises
+    UsageError, also where sacrebleu is not installed.
+    """
+    try:
+        from sacrebleu.metrics import BLEU, CHRF
+    except ImportError:
+        raise UsageError(
+            "BLEU and chrF need sacrebleu, which is not installed", "pip install 'gentool[eval]'"
+        ) from None
+    if tokenize not in ("", *TOKENIZERS):
+        raise UsageError(f"--tokenize {tokenize}", f"known: {', '.join(TOKENIZERS)}")
+    found = {}
+    bleu = BLEU(tokenize=tokenize or ("zh" if _is_chinese(references[0]) else "13a"))
+    for name, metric in {"bleu": bleu, "chrf": CHRF()}.items():
+        value = metric.corpus_score(list(hypotheses), [list(texts) for texts in references]).score
+        found[name] = Score(value, str(metric.get_signature()))
+    return found | {"repetition": Score(repetition(hypotheses))}
+
+
+def _is_chinese(texts: Sequence[str]) -> bool:
+    """Whether most characters are Chinese or Japanese."""
+    text = re.sub(r"\s", "", "".join(texts))
+    return 2 * len(_CJK.findall(text)) > len(text)

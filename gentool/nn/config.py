@@ -1,0 +1,42 @@
+"""How a network is told a caption: settings of every backend that draws from text. Imports no
+torch."""
+
+from dataclasses import dataclass
+
+from gentool.errors import UsageError
+from gentool.settings import setting
+from gentool.tokenizers.config import TokenizerConfig
+
+
+@dataclass
+class TextConfig:
+    """The text encoder. Raises UsageError."""
+
+    encoder: str = setting(
+        "none",
+        "what reads captions: none; transformer, small and trained along; pretrained, frozen",
+        choices=("none", "transformer", "pretrained"),
+    )
+    name: str = setting("", "pretrained: Hugging Face name or folder of a CLIP, T5 or BERT")
+    revision: str = setting("", "pretrained: its revision on the Hub")
+    length: int = setting(32, "tokens of a caption, begin and end included; more are cut", low=3)
+    width: int = setting(128, "what the network sees of each token, D", low=8)
+    layers: int = setting(2, "layers of the transformer", low=1)
+    heads: int = setting(4, "attention heads of the transformer", low=1)
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise UsageError(
+                f"model.text.heads {self.heads} does not divide model.text.width {self.width}"
+            )
+        if (self.encoder == "pretrained") != bool(self.name):
+            raise UsageError(
+                f"model.text.encoder is {self.encoder!r}, model.text.name is {self.name!r}",
+                'a name goes with encoder = "pretrained", and with no other',
+            )
+
+    def tokenizer(self, given: TokenizerConfig) -> TokenizerConfig:
+        """The tokenizer section that goes with it: a pretrained encoder brings its own."""
+        if self.encoder != "pretrained":
+            return given
+        return TokenizerConfig("huggingface", self.name, self.revision)

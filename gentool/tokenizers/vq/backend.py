@@ -1,0 +1,93 @@
+"""Training the tokenizer of pictures: the glue between quantiser and network."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gentool.data.holdout import train_and_validation
+from gentool.data.images import Picture, picture
+from gentool.data.source import Data, Example, Source
+from gentool.protocol import Batch
+from gentool.render import pairs, to_uint8
+from gentool.rng import BatchRng, generator
+from gentool.tokenizers.vq import Config
+from gentool.tokenizers.vq.algorithm import commitment, entropy_loss
+from gentool.tokenizers.vq.network import VQ, Quantized
+
+COLLAPSED = 0.5  # share of the codes in use below which a warning is due
+SHOWN = 16  # pictures of a preview
+
+
+class Backend:
+    """Implements gentool.protocol.Backend: `gentool train vq`."""
+
+    tokenizer = None  # it is one
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def network(self) -> nn.Module:
+        return VQ(self.config.model, self.config.data.channels, self.config.quantizer)
+
+    def sources(self) -> tuple[Data, Source]:
+        return train_and_validation(self.config.data)
+
+    def prepare(
+        self, source: Source[Example], index: int, rng: torch.Generator, augment: bool
+    ) -> Picture:
+        return picture(source, index, self.config.data, rng, augment)
+
+    def collate(self, examples: Sequence[Picture], rng: BatchRng) -> Batch:
+        return {"x": torch.stack([example.image for example in examples])}
+
+    def loss(self, network: Callable[..., Quantized], batch: Batch) -> dict[str, Tensor]:
+        quantizer, x = self.config.quantizer, batch["x"]
+        out = network(x)
+        terms = {
+            "reconstruction": (x - out.x_hat).square().flatten(1).mean(dim=1),
+            "commitment": quantizer.commitment * commitment(out.z, out.e_id),
+        }
+        if quantizer.entropy:
+            entropy = entropy_loss(out.d, quantizer.temperature)
+            terms["entropy"] = quantizer.entropy * entropy
+        return terms
+
+    def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
+        """Of the codebook: the share of codes chosen in the last `revive_every` steps, and the
+        perplexity of the choice; a warning where most are never chosen."""
+        assert isinstance(network, VQ)
+        every, K = self.config.quantizer.revive_every, len(network.e)
+        usage = (network.idle < every).float().mean().item()
+        p = network.n / network.n.sum()
+        perplexity = (-(p * p.clamp(min=1e-12).log()).sum()).exp().item()
+        warning = ""
+        if usage < COLLAPSED:
+            warning = (
+                f"the codebook collapses: {usage * K:.0f} of {K} codes were chosen in the last "
+                f"{every} steps"
+            )
+        return {"codebook_usage": usage, "codebook_perplexity": perplexity}, warning
+
+    def preview(
+        self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
+    ) -> None:
+        """Held-out pictures, each with its reconstruction to the right."""
+        poll()
+        source = self.sources()[1]
+        n = min(SHOWN, source.size or SHOWN)
+        rng = generator("preview")
+        examples = [picture(source, i, self.config.data, rng, augment=False) for i in range(n)]
+        x = torch.stack([example.image for example in examples])
+        x_hat = reconstruct(network, x)
+        pairs(to_uint8(x), to_uint8(x_hat)).save(folder / f"{stem}.png")
+
+
+@torch.no_grad()
+def reconstruct(network: nn.Module, x: Tensor) -> Tensor:
+    """Pictures x [B, C, H, W] to tokens and back, on the CPU, in [-1, 1]."""
+    assert isinstance(network, VQ)
+    network.eval()
+    device = next(network.parameters()).device
+    return network.decode(network.encode(x.to(device))).clamp(-1, 1).cpu()

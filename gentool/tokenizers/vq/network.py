@@ -1,0 +1,172 @@
+"""The tokenizer's network: convolutional encoder, codebook, convolutional decoder (MaskGIT's).
+
+Residual blocks with GroupNorm and swish and no attention; each level halves the resolution by
+averaging, and doubles it by nearest neighbour and a convolution.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentool.tokenizers.vq import ModelConfig, QuantizerConfig
+from gentool.tokenizers.vq.algorithm import (
+    distances,
+    revive,
+    spread,
+    straight_through,
+    update_codebook,
+)
+
+
+class Quantized(NamedTuple):
+    """What `VQ` returns."""
+
+    x_hat: Tensor  # [B, C, H, W] the reconstruction
+    z: Tensor  # [B, N, D] the encoder's outputs
+    e_id: Tensor  # [B, N, D] the codes they chose
+    d: Tensor  # [B, N, K] squared distances to all codes
+    ids: Tensor  # [B, N]
+
+
+class VQ(nn.Module):
+    """x_hat of x: [B, C, H, W] in [-1, 1], by way of N = (H / factor)² tokens.
+
+    The codebook is a buffer: training moves it in `forward`, and evaluation leaves it as it is.
+    """
+
+    e: Tensor
+    n: Tensor
+    m: Tensor
+    idle: Tensor
+    step: Tensor
+
+    def __init__(
+        self, model: ModelConfig, image_channels: int, quantizer: QuantizerConfig | None = None
+    ) -> None:
+        """quantizer: needed for training alone."""
+        super().__init__()
+        self.config, self.quantizer = model, quantizer
+        self.encoder = Encoder(model, image_channels)
+        self.decoder = Decoder(model, image_channels)
+        K, D = model.codes, model.dimensions
+        self.register_buffer("e", torch.zeros(K, D))
+        self.register_buffer("n", torch.zeros(K))  # average number of z that chose a code
+        self.register_buffer("m", torch.zeros(K, D))  # average of their sum
+        self.register_buffer("idle", torch.zeros(K, dtype=torch.int64))  # steps since it was chosen
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def encode(self, x: Tensor) -> Tensor:
+        """x [B, C, H, W] -> ids [B, N], row by row."""
+        return distances(self.features(x), self.e).argmin(dim=-1)
+
+    def decode(self, ids: Tensor) -> Tensor:
+        """ids [B, N] -> x_hat [B, C, H, W], not clipped."""
+        return self.pixels(F.embedding(ids, self.e))
+
+    def features(self, x: Tensor) -> Tensor:
+        """z [B, N, D] of x [B, C, H, W]."""
+        h = F.pixel_unshuffle(x, self.config.patch_size).to(memory_format=torch.channels_last)
+        return self.encoder(h).flatten(2).transpose(1, 2)
+
+    def pixels(self, z_q: Tensor) -> Tensor:
+        """x_hat [B, C, H, W] of z_q [B, N, D]."""
+        side = round(z_q.shape[1] ** 0.5)
+        h = z_q.transpose(1, 2).unflatten(2, (side, side)).to(memory_format=torch.channels_last)
+        return F.pixel_shuffle(self.decoder(h), self.config.patch_size).contiguous()
+
+    def forward(self, x: Tensor) -> Quantized:
+        z = self.features(x)
+        if self.training and not self.step:
+            self._begin(z.detach())
+        e = self.e.clone() if self.training else self.e  # what gradients see does not change later
+        d = distances(z, e)
+        ids = d.detach().argmin(dim=-1)
+        e_id = F.embedding(ids, e)
+        x_hat = self.pixels(straight_through(z, e_id))
+        if self.training:
+            self._learn(z.detach().flatten(0, 1), ids.flatten(), d.detach())
+        return Quantized(x_hat, z, e_id, d, ids)
+
+    @torch.no_grad()
+    def _begin(self, z: Tensor) -> None:
+        """The codebook begins as clusters of the first batch."""
+        self.e.copy_(spread(z.flatten(0, 1), len(self.e)))
+        self.n.fill_(z.shape[0] * z.shape[1] / len(self.e))
+        self.m.copy_(self.e * self.n[:, None])
+
+    @torch.no_grad()
+    def _learn(self, z: Tensor, ids: Tensor, d: Tensor) -> None:
+        """Move the codes towards the z that chose them; put those elsewhere that none chose."""
+        assert self.quantizer
+        counts = update_codebook(self.e, self.n, self.m, z, ids, self.quantizer.decay)
+        self.step += 1
+        self.idle += 1
+        self.idle[counts > 0] = 0
+        every = self.quantizer.revive_every
+        if int(self.step) % every == 0:
+            own = d.flatten(0, 1).gather(1, ids[:, None])[:, 0]
+            revive(self.e, self.n, self.m, z, self.idle >= every, own)
+
+
+class Encoder(nn.Sequential):
+    """[B, C, H, W] -> [B, D, h, w]."""
+
+    def __init__(self, config: ModelConfig, image_channels: int) -> None:
+        widths = [config.channels * m for m in config.multipliers]
+        layers: list[nn.Module] = [
+            nn.Conv2d(image_channels * config.patch_size**2, widths[0], 3, padding=1)
+        ]
+        c = widths[0]
+        for level, width in enumerate(widths):
+            for _ in range(config.blocks):
+                layers.append(Block(c, width, config))
+                c = width
+            if level < len(widths) - 1:
+                layers.append(nn.AvgPool2d(2))
+        layers += [Block(c, c, config) for _ in range(config.middle)]
+        layers += [*head(c, config), nn.Conv2d(c, config.dimensions, 1)]
+        super().__init__(*layers)
+
+
+class Decoder(nn.Sequential):
+    """[B, D, h, w] -> [B, C, H, W]."""
+
+    def __init__(self, config: ModelConfig, image_channels: int) -> None:
+        widths = [config.channels * m for m in config.multipliers]
+        c = widths[-1]
+        layers: list[nn.Module] = [nn.Conv2d(config.dimensions, c, 3, padding=1)]
+        layers += [Block(c, c, config) for _ in range(config.middle)]
+        for level, width in reversed(list(enumerate(widths))):
+            for _ in range(config.blocks):
+                layers.append(Block(c, width, config))
+                c = width
+            if level > 0:
+                layers += [nn.Upsample(scale_factor=2), nn.Conv2d(c, c, 3, padding=1)]
+        layers.append(nn.Sequential(*head(c, config)))
+        layers.append(nn.Conv2d(c, image_channels * config.patch_size**2, 3, padding=1))
+        super().__init__(*layers)
+
+
+class Block(nn.Module):
+    """Two convolutions and a residual path."""
+
+    def __init__(self, c_in: int, c_out: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.norm_1 = nn.GroupNorm(config.norm_groups, c_in, eps=1e-6)
+        self.conv_1 = nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
+        self.norm_2 = nn.GroupNorm(config.norm_groups, c_out, eps=1e-6)
+        self.conv_2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
+        self.skip = nn.Conv2d(c_in, c_out, 1, bias=False) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:  # [B, c_in, h, w] -> [B, c_out, h, w]
+        h = self.conv_1(F.silu(self.norm_1(x)))
+        h = self.conv_2(F.silu(self.norm_2(h)))
+        return self.skip(x) + h
+
+
+def head(c: int, config: ModelConfig) -> list[nn.Module]:
+    """What stands before the last convolution."""
+    return [nn.GroupNorm(config.norm_groups, c, eps=1e-6), nn.SiLU()]

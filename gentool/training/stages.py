@@ -1,0 +1,75 @@
+"""Models of picture tokens train in two stages: first the tokenizer, into the run's folder `vq/`.
+
+Until the second stage begins that folder is all there is; a run in it is continued like any other.
+"""
+
+import shutil
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from gentool.checkpoint.state import states, step_of
+from gentool.checkpoint.tokenizer import find_tokenizer
+from gentool.data.config import ImageData
+from gentool.errors import UsageError
+from gentool.registry import backend_class, options_module
+from gentool.resources import read_recipe
+from gentool.settings import Tree, build, merge, to_tree
+
+FOLDER = "vq"
+
+
+def is_begun(out: Path) -> bool:
+    """Whether `out` holds a first stage and no second one."""
+    return (out / FOLDER).is_dir() and not (out / "config.json").is_file()
+
+
+def keep(out: Path, folder: Path) -> None:
+    """Take the first stage from `out` along into `folder`, which will stand in its place."""
+    if is_begun(out):
+        shutil.copytree(out / FOLDER, folder / FOLDER)
+
+
+def settings(config: Any) -> tuple[str, Tree]:
+    """The name and values of the first stage's recipe: on the data of `config`, with its seed.
+
+    Raises UsageError for a recipe of something else.
+    """
+    name, tree = read_recipe(config.tokenizer.recipe)
+    if (backend := tree.pop("backend")) != "vq":
+        raise UsageError(f"tokenizer.recipe {name} is for {backend}, not vq")
+    data = to_tree(config.data)
+    shared = {field.name: data[field.name] for field in fields(ImageData)}
+    train = {"seed": config.train.seed, "precision": config.train.precision}
+    return name, merge(tree, {"data": shared, "train": train})
+
+
+def is_done(out: Path, config: Any) -> bool:
+    """Whether the first stage in `out` is at its last step."""
+    found = states(out / FOLDER)
+    steps = build(options_module("vq").Config, settings(config)[1]).train.steps
+    return bool(found) and step_of(found[-1]) >= steps
+
+
+def image_tokenizer(config: Any, out: Path) -> Any:
+    """The image tokenizer of a new run: the one that is named, else that of the first stage in
+    `out`. Raises as `find_tokenizer`, and UsageError for one of texts."""
+    from gentool.tokenizers.pictures import PictureTokenizer
+    from gentool.tokenizers.vq.tokenizer import VQTokenizer
+
+    name = config.tokenizer.image or str(out / FOLDER)
+    found = find_tokenizer(name)
+    found = found.image if isinstance(found, PictureTokenizer) else found
+    if not isinstance(found, VQTokenizer):
+        raise UsageError(
+            f"tokenizer.image {name} is a tokenizer of texts", "a run of `gentool train vq`"
+        )
+    return found
+
+
+def untrained(config: Any) -> Any:
+    """What the first stage begins with, to check the second against."""
+    from gentool.tokenizers.vq.tokenizer import tokenizer_of
+
+    first = build(options_module("vq").Config, settings(config)[1])
+    return tokenizer_of(backend_class("vq")(first).network(), first.model, first.data)

@@ -1,0 +1,357 @@
+"""mvtm: its decoding loop against lookup tables in place of a network, its training loss, and the
+transformer."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from gentool.backends.mvtm import Config, ModelConfig
+from gentool.backends.mvtm.algorithm import (
+    RATIOS,
+    categorical,
+    decode,
+    grow,
+    guidance,
+    guided,
+    halton,
+    lowest,
+    mask_count,
+    nucleus,
+    random_mask,
+    training_loss,
+)
+from gentool.backends.mvtm.network import MaskedTransformer
+from gentool.nn.text import TextEncoder
+from gentool.rng import BatchRng, torch_seed
+from gentool.settings import build
+
+K, MASK = 7, 9  # two more ids lie between: classes, say
+COUNTS = {
+    (256, 8): [251, 236, 212, 181, 142, 97, 49, 1],
+    (256, 12): [253, 247, 236, 221, 203, 181, 155, 128, 97, 66, 33, 1],
+    (1024, 12): [1015, 989, 946, 886, 812, 724, 623, 512, 391, 265, 133, 1],
+}
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Table:
+    """A network that knows one distribution for each position, and says what it was asked."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits  # [N, V]
+        self.asked: list[Tensor] = []
+        self.done: list[float] = []
+
+    def __call__(self, y: Tensor, hidden: Tensor, done: float) -> Tensor:
+        assert torch.equal(hidden, y == MASK)
+        self.asked.append(hidden.clone())
+        self.done.append(done)
+        return self.logits.expand(*y.shape, -1)[hidden]
+
+
+def masked(B: int, N: int) -> Tensor:
+    return torch.full((B, N), MASK)
+
+
+def run(table: Table, y: Tensor, steps: int, seed: int = 0, first: int = 0, **how):
+    """ids, and what `on_step` heard."""
+    heard = []
+    rng = BatchRng.for_samples(seed, range(first, first + len(y)))
+    ids = decode(
+        table, y, rng, K=K, mask=MASK, steps=steps,
+        on_step=lambda *said: heard.append(said), **how,
+    )  # fmt: skip
+    return ids, heard
+
+
+@pytest.mark.parametrize("N, T", COUNTS)
+def test_the_counts_of_the_reference(N, T):
+    """As many tokens are masked after each step as in the authors' code, exactly."""
+    _, heard = run(Table(normal(N, MASK + 1)), masked(2, N), T)
+    assert [step for step, *_ in heard] == list(range(T))
+    for place in range(2):
+        assert [int(again[place].sum()) for *_, again, _ in heard] == COUNTS[N, T]
+
+
+def test_each_step_keeps_one_and_masks_one():
+    for N, T in ((3, 8), (2, 5), (1, 4), (5, 1)):
+        _, heard = run(Table(normal(N, MASK + 1)), masked(1, N), T)
+        left = [int(again.sum()) for *_, again, _ in heard]
+        assert min(left) >= 1 and left[-1] == 1
+        before = [N, *left]
+        assert all(b > a or b == a == 1 for b, a in zip(before, left, strict=False))
+
+
+def test_counts_are_of_what_was_masked_at_the_start():
+    y = masked(2, 256)
+    y[0, :128] = 3
+    _, heard = run(Table(normal(256, MASK + 1)), y, 8)
+    counts = [int(again[0].sum()) for *_, again, _ in heard]
+    assert counts[:-1] == [math.floor(128 * math.cos(math.pi / 2 * t / 8)) for t in range(1, 8)]
+    assert [int(again[1].sum()) for *_, again, _ in heard] == COUNTS[256, 8]
+
+
+def test_known_tokens_stay_and_no_id_beyond_the_codes_is_drawn():
+    logits = normal(64, MASK + 1)
+    logits[:, K:] = 50.0  # a network that would rather say `mask`
+    y = masked(3, 64)
+    y[:, ::3] = 5
+    ids, heard = run(Table(logits), y, 6, choice_temperature=100.0)
+    assert torch.equal(ids[:, ::3], y[:, ::3]) and int(ids.max()) < K
+    for _, _, confidence, again, _ in heard:
+        assert confidence[:, ::3].isinf().all() and not again[:, ::3].any()
+
+
+def test_nothing_to_draw_draws_nothing():
+    y = torch.randint(K, (2, 16), generator=torch.Generator().manual_seed(0))
+    table = Table(normal(16, MASK + 1))
+    ids, heard = run(table, y, 4)
+    assert torch.equal(ids, y) and not any(again.any() for *_, again, _ in heard)
+
+
+def test_one_step_is_one_draw_and_the_last_ids_come_back():
+    table = Table(normal(16, MASK + 1))
+    ids, heard = run(table, masked(1, 16), 1)
+    assert len(table.asked) == 1 and torch.equal(ids, heard[-1][1]) and int(ids.max()) < K
+    ids, heard = run(table, masked(1, 16), 5)
+    assert torch.equal(ids, heard[-1][1])  # not what the next step would see, masks in it
+    assert table.done[1:] == [0, 0.2, 0.4, 0.6, 0.8]
+
+
+def test_the_surest_are_kept_without_noise_and_the_noise_is_as_strong_as_asked():
+    logits = torch.zeros(32, MASK + 1)
+    logits[:, 0] = torch.arange(32.0)  # the further right, the surer
+    _, heard = run(Table(logits), masked(1, 32), 4, choice_temperature=0.0)
+    for _, ids, confidence, again, _ in heard:
+        n = int(again.sum())
+        known = confidence.isinf()
+        order = confidence.masked_fill(known, torch.inf).argsort(dim=1, stable=True)[0, :n]
+        assert torch.equal(again[0].nonzero()[:, 0], order.sort().values)
+        p = logits[:, :K].log_softmax(-1).gather(1, ids[0, :, None])[:, 0]
+        assert torch.allclose(confidence[~known].float(), p[~known[0]], atol=1e-5)
+    # Gumbel noise of scale c (1 - (s + 1) / T): its deviation is pi / sqrt(6) of that.
+    N, T, c = 20_000, 8, 4.5
+    _, heard = run(Table(torch.zeros(N, MASK + 1)), masked(1, N), T, choice_temperature=c)
+    for step, _, confidence, *_ in heard:
+        noise = confidence[~confidence.isinf()]
+        if step + 1 == T:
+            assert torch.allclose(noise.float(), torch.tensor(-math.log(K)), atol=1e-4)
+        elif step < 4:
+            scale = noise.std().item() / (math.pi / math.sqrt(6))
+            assert scale == pytest.approx(c * (1 - (step + 1) / T), rel=0.05)
+
+
+def test_draws_follow_the_distribution():
+    """A chi-square test, of a table with unlikely tokens, some of them a millionth."""
+    p = torch.tensor([0.5, 0.3, 0.15, 0.049, 0.000999, 1e-6, 0.0])
+    n = 400_000
+    u = torch.rand(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    ids, log_p = categorical(p.log().expand(n, -1), u)
+    counts = torch.bincount(ids, minlength=K).double()
+    expected = (p.double() / p.double().sum()) * n
+    chi = ((counts - expected)[:5] ** 2 / expected[:5]).sum().item()
+    assert chi < 18.5 and counts[5] <= 5 and counts[6] == 0  # the 0.1 % quantile of 4 degrees
+    assert torch.allclose(log_p, p.log()[ids], atol=1e-5)
+    wrong = ((counts[[1, 0, 2, 3, 4]] - expected[:5]) ** 2 / expected[:5]).sum().item()
+    assert wrong > 1000  # the test sees a wrong distribution
+    ends, _ = categorical(p.log().expand(2, -1), torch.tensor([0.0, 1 - 2**-53]))
+    assert ends.tolist() == [0, 5]
+
+
+def test_the_gumbel_noise_has_its_distribution():
+    """P(g <= x) = exp(-exp(-x)), also far out, where fp32 draws would end."""
+    heard = []
+    rng = BatchRng.for_samples(0, range(4))
+    N = 100_000
+    decode(
+        Table(torch.zeros(N, MASK + 1)), masked(4, N), rng, K=K, mask=MASK, steps=2,
+        choice_temperature=2.0, on_step=lambda *said: heard.append(said),
+    )  # fmt: skip
+    g = heard[0][2].flatten() + math.log(K)
+    for x in (-2.0, -1.0, 0.0, 1.0, 3.0, 6.0):
+        share, expected = (g <= x).double().mean().item(), math.exp(-math.exp(-x))
+        assert share == pytest.approx(expected, abs=4 * math.sqrt(expected / g.numel()) + 1e-6)
+    assert g.isfinite().all()
+
+
+def test_a_sample_is_the_same_in_any_batch():
+    table = Table(normal(64, MASK + 1))
+    whole, _ = run(table, masked(5, 64), 6)
+    for i in range(5):
+        alone, _ = run(table, masked(1, 64), 6, first=i)
+        assert torch.equal(alone[0], whole[i])
+    again, _ = run(table, masked(5, 64), 6)
+    other, _ = run(table, masked(5, 64), 6, seed=1)
+    assert torch.equal(again, whole) and not torch.equal(other, whole)
+
+
+def test_ties_leave_no_one_out():
+    c = torch.zeros(2, 8)
+    assert lowest(c, torch.tensor([3, 0])).sum(dim=1).tolist() == [3, 0]
+    assert lowest(c, torch.tensor([3, 0]))[0].tolist() == [True] * 3 + [False] * 5
+
+
+def test_temperature_and_top_p():
+    logits = normal(2000, MASK + 1)
+    hot, _ = run(Table(logits), masked(1, 2000), 1, temperature=100.0)
+    cold, _ = run(Table(logits), masked(1, 2000), 1, temperature=1e-3)
+    greedy = logits[:, :K].argmax(dim=1)
+    assert (cold[0] == greedy).float().mean() > 0.99  # the rest nearly tie
+    assert torch.bincount(hot[0], minlength=K).min() > 200
+    p = torch.tensor([[0.5, 0.3, 0.1, 0.1]]).log()
+    kept = [nucleus(p, top_p).isfinite().sum().item() for top_p in (0.4, 0.5, 0.6, 0.85, 1.0)]
+    assert kept == [1, 1, 2, 3, 4]
+    one, _ = run(Table(logits), masked(1, 2000), 1, top_p=1e-6)
+    assert torch.equal(one[0], greedy)
+
+
+def test_guidance():
+    c, u = normal(3, K), normal(3, K, seed=1)
+    assert torch.equal(guided(c, u, 0.0), u) and torch.allclose(guided(c, u, 1.0), c, atol=1e-6)
+    assert torch.allclose(guided(c, u, 3.0), 3 * c - 2 * u, atol=1e-5)
+    assert [guidance(3.0, "constant", done) for done in (0, 0.5)] == [3, 3]
+    assert [guidance(3.0, "linear", done) for done in (0, 0.5, 1)] == [1, 2, 3]
+
+
+def test_halton_order_is_kept_and_spreads():
+    order = halton(8)
+    assert sorted(order.tolist()) == list(range(64))
+    assert order.argsort()[:3].tolist() == [2 * 8 + 4, 5 * 8 + 2, 0 * 8 + 6]  # 1/2, 1/3; 1/4, 2/3
+    _, heard = run(Table(normal(64, MASK + 1)), masked(2, 64), 8, order=order)
+    for step, _, _, again, _ in heard:
+        n = max(1, math.floor(64 * math.acos((step + 1) / 8) / (math.pi / 2)))
+        assert torch.equal(again[0], order >= 64 - n) and torch.equal(again[0], again[1])
+    quarters = torch.stack([*order.view(8, 8).split(4)]).view(2, 4, 2, 4)
+    first = [(quarters[i, :, j] < 16).sum().item() for i in range(2) for j in range(2)]
+    assert max(first) - min(first) <= 2  # the first quarter of the tokens: even over the picture
+
+
+def test_counts_near_whole_numbers():
+    one = torch.tensor([256])
+    assert mask_count(one, one, math.cos(math.pi / 3)).item() == 128  # 0.5000000000000001 or less
+    assert mask_count(torch.tensor([4]), torch.tensor([1]), 0.9).item() == 1
+    assert mask_count(torch.tensor([0]), torch.tensor([0]), 0.9).item() == 0
+
+
+def test_training_hides_a_cosine_share():
+    N, rng = 64, BatchRng.for_samples(0, range(500))
+    for schedule, gamma in RATIOS.items():
+        r, scores = rng.uniform(), rng.uniform(N)
+        hidden = random_mask(r, scores, schedule)
+        assert hidden.sum(dim=1).tolist() == [max(1, math.ceil(gamma(float(x)) * N)) for x in r]
+        for row, score in zip(hidden, scores, strict=True):
+            assert score[row].max() <= score[~row].min() if (~row).any() else True
+    ends = random_mask(torch.tensor([0.0, 0.999999]), torch.rand(2, N), "cosine")
+    assert ends.sum(dim=1).tolist() == [N, 1]
+    share = random_mask(torch.rand(2000), torch.rand(2000, N), "arccos").float().mean().item()
+    assert share == pytest.approx(2 / math.pi, abs=0.03)  # the mean of arccos
+
+
+def test_the_loss_is_of_masked_tokens_and_each_picture_counts_alike():
+    y = torch.randint(K, (3, 16), generator=torch.Generator().manual_seed(0))
+    hidden = torch.zeros(3, 16, dtype=torch.bool)
+    hidden[0, :8], hidden[1, :1], hidden[2] = True, True, True
+    logits = normal(3, 16, MASK + 1)
+    seen = []
+
+    def model_fn(ids: Tensor, where: Tensor) -> Tensor:
+        seen.append(ids)
+        return logits[where]
+
+    loss = training_loss(model_fn, y, hidden, MASK)
+    nll = -logits.log_softmax(dim=-1).gather(2, y[:, :, None])[:, :, 0]
+    expected = [nll[0, :8].mean(), nll[1, 0], nll[2].mean()]
+    assert torch.allclose(loss, torch.stack(expected))
+    assert torch.equal(seen[0] == MASK, hidden) and torch.equal(seen[0][~hidden], y[~hidden])
+    smooth = training_loss(model_fn, y, hidden, MASK, label_smoothing=0.1)
+    even = -logits.log_softmax(dim=-1).mean(dim=-1)
+    assert smooth[1] == pytest.approx((0.9 * nll[1, 0] + 0.1 * even[1, 0]).item(), rel=1e-5)
+    changed = y.clone()
+    changed[~hidden] = (changed[~hidden] + 1) % K  # what is shown is not scored
+    assert torch.equal(training_loss(model_fn, changed, hidden, MASK), loss)
+
+
+def network(**model: object) -> MaskedTransformer:
+    settings = {"hidden": 32, "layers": 2, "heads": 4, "feed_forward": 64, "dropout": 0.0}
+    config = build(ModelConfig, settings | model)
+    with torch_seed("test"):
+        text = TextEncoder(config.text, 10) if config.text.encoder != "none" else None
+        return MaskedTransformer(config, MASK + 1, 17, text).eval()
+
+
+def test_at_first_it_knows_nothing():
+    """A loss of ln V, the paper's too: 7.61 for its vocabulary of 2025."""
+    with torch_seed("test"):
+        model = MaskedTransformer(build(ModelConfig, {"layers": 1, "hidden": 64}), 2025, 257)
+    ids = torch.randint(2024, (2, 256), generator=torch.Generator().manual_seed(0))
+    loss = training_loss(model.eval(), ids, torch.ones(2, 256, dtype=torch.bool), 2024)
+    assert loss.mean().item() == pytest.approx(math.log(2025), abs=0.15)
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_every_token_sees_every_other(pre_norm):
+    model = network(pre_norm=pre_norm)
+    ids = torch.randint(K, (1, 16), generator=torch.Generator().manual_seed(0))
+    hidden = torch.zeros(1, 16, dtype=torch.bool)
+    hidden[0, 8] = True
+    out = model(ids, hidden)
+    assert out.shape == (1, MASK + 1)
+    for place in (0, 15):
+        other = ids.clone()
+        other[0, place] = (other[0, place] + 1) % K
+        assert not torch.allclose(model(other, hidden), out)
+
+
+def test_logits_are_of_masked_positions_alone_and_the_class_stands_before():
+    model = network()
+    ids = torch.randint(K, (2, 16), generator=torch.Generator().manual_seed(0))
+    first = torch.tensor([[K], [K + 1]])
+    everywhere = model(ids, torch.ones(2, 16, dtype=torch.bool), first).view(2, 16, -1)
+    hidden = torch.zeros(2, 16, dtype=torch.bool)
+    hidden[0, 3], hidden[1, 5] = True, True
+    assert torch.allclose(
+        model(ids, hidden, first), torch.stack([everywhere[0, 3], everywhere[1, 5]]), atol=1e-6
+    )
+    for other in (first.flip(0), None):
+        assert not torch.allclose(model(ids, hidden, other), model(ids, hidden, first))
+
+
+def test_captions_stand_before_without_their_padding():
+    model = network(text={"encoder": "transformer", "length": 6, "width": 16, "heads": 2})
+    ids = torch.randint(K, (2, 16), generator=torch.Generator().manual_seed(0))
+    hidden = torch.ones(2, 16, dtype=torch.bool)
+    tokens = torch.tensor([[1, 4, 2, 0, 0, 0], [1, 4, 5, 6, 2, 0]])
+    mask = tokens > 0
+    out = model(ids, hidden, text=(tokens, mask)).view(2, 16, -1)
+    encoded = model.text(tokens, mask)  # once, for many steps
+    assert torch.equal(model(ids, hidden, text=encoded).view(2, 16, -1), out)
+    alone = model(ids[:1], hidden[:1], text=(tokens[:1], mask[:1]))
+    assert torch.allclose(alone, out[0], atol=1e-6)  # whatever captions are beside it
+    tokens[0, 4] = 5  # padding
+    assert torch.allclose(model(ids, hidden, text=(tokens, mask)).view(2, 16, -1), out, atol=1e-6)
+    tokens[0, 1] = 5
+    other = model(ids, hidden, text=(tokens, mask)).view(2, 16, -1)
+    assert not torch.allclose(other[0], out[0]) and torch.allclose(other[1], out[1], atol=1e-6)
+
+
+def test_a_region_grows_by_one_token():
+    region = torch.zeros(1, 4, 4, dtype=torch.bool)
+    region[0, 0, 1] = True
+    assert grow(region)[0].int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [0] * 4, [0] * 4]
+
+
+def test_the_defaults_are_the_papers():
+    config = Config()
+    with torch.device("meta"):
+        model = MaskedTransformer(config.model, 2025, 257)
+    assert 170e6 < sum(p.numel() for p in model.parameters()) < 178e6
+    train, sample = config.train, config.sample
+    assert (train.batch_size, train.learning_rate, train.warmup_steps) == (256, 1e-4, 5000)
+    assert (train.beta2, train.weight_decay, train.optimizer) == (0.96, 0.045, "adamw")
+    assert (sample.steps, sample.choice_temperature, sample.order) == (8, 4.5, "confidence")
+    assert config.masking.schedule == "cosine" and config.masking.label_smoothing == 0.1
