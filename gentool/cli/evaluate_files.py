@@ -48,9 +48,7 @@ def scenes(
         found = verdicts(pixels, lines)
         shares, confusion = attribute_figures(found)
         values = captioned_figures(found) | shares
-        each = [
-            Figure(k, v, len(pixels), None, None, where, detail=True) for k, v in confusion.items()
-        ]
+        each += [Figure(k, v, len(pixels), None, None, where, True) for k, v in confusion.items()]
         for number, verdict in enumerate(found):
             shows = caption(verdict.seen, "en", 0) if verdict.seen else None
             told = {**where, "caption": verdict.caption, "shows": shows}
