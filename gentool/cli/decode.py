@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from gentool.cli import options
+from gentool.cli.answers import check_on_error
 from gentool.cli.commands import add_command, group
 from gentool.cli.console import console
 from gentool.cli.decode_text import decode_text
@@ -67,8 +68,7 @@ def decode(
         raise UsageError("an edit takes --image with one of --box and --mask")
     if num and (image is None or inputs is not None):
         raise UsageError("--num is for edits without INPUT; each line of INPUT is one picture")
-    if on_error not in ("skip", "stop"):
-        raise UsageError(f"--on-error is skip or stop, got {on_error!r}")
+    check_on_error(on_error)
     if out == "-" and as_json:
         raise UsageError("--out - and --json both want standard output", "--out FILE with --json")
     import torch
@@ -126,37 +126,25 @@ def decode(
     target = out or free_name(f"{backend}-seed{seed}")
     with tracing(trace, "decode", loaded, chosen, seed, lines.__getitem__) as recorder:
         drawn = draw_samples(
-            loaded,
-            good,
-            seed,
-            chosen,
-            given=given,
+            loaded, good, seed, chosen, given=given, recorder=recorder,
             passes=getattr(chosen, "resample", 1) if image else 1,
-            batch_size=batch_size,
-            device=device,
-            precision=precision,
+            batch_size=batch_size, device=device, precision=precision,
             progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
-            recorder=recorder,
-        )
+        )  # fmt: skip
         batches = with_blanks(drawn, bad, shape)
         write(batches, (len(lines), *shape), target, facts if as_json else None)
     if bad:
-        raise BadDataError(
-            f"{len(bad)} of {len(lines)} lines were skipped, white pictures stand in"
-        )
-
-
-def _command(backend: str) -> Any:
-    images = options_module(backend).KIND == "images"
-    return decode if images else decode_text if draws(backend) else translate
+        raise BadDataError(f"{len(bad)} of {len(lines)} lines skipped: white pictures stand in")
 
 
 for _backend in BACKENDS:
+    _module = options_module(_backend)
+    _text = decode_text if draws(_backend) else translate
     add_command(
         app,
         _backend,
-        _command(_backend),
+        decode if _module.KIND == "images" else _text,
         backend=_backend,
-        section=options_module(_backend).DecodeConfig,
+        section=_module.DecodeConfig,
         panel=f"{_backend} (default: the checkpoint's)",
     )

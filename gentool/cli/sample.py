@@ -92,9 +92,8 @@ def sample(
     each = num or (16 if noise is None else max(1, len(noise) // max(1, len(names))))
     indices = range(each * max(1, len(names))) if index is None else range(index, index + 1)
     if noise is not None and indices[-1] >= len(noise):
-        raise UsageError(
-            f"{init_noise} holds {len(noise)} samples, {indices[-1] + 1} are asked for"
-        )
+        wanted = indices[-1] + 1
+        raise UsageError(f"{init_noise} holds {len(noise)} samples, {wanted} are asked for")
     if index is not None and len(names) > 1:
         raise UsageError("--index draws one sample, of one --prompt or --class")
 
@@ -115,17 +114,10 @@ def sample(
     columns = each if len(names) > 1 else None
     with tracing(trace, "sample", loaded, chosen, seed, label) as recorder:
         batches = draw_samples(
-            loaded,
-            indices,
-            seed,
-            chosen,
-            given=given,
-            batch_size=batch_size,
-            device=device,
-            precision=precision,
+            loaded, indices, seed, chosen, given=given, recorder=recorder,
+            batch_size=batch_size, device=device, precision=precision,
             progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
-            recorder=recorder,
-        )
+        )  # fmt: skip
         write(batches, (len(indices), *shape), target, facts if as_json else None, columns)
 
 
@@ -133,14 +125,12 @@ def _refuse(backend: str) -> None:
     """Register `gentool sample` for a backend that draws nothing: to say what to type instead."""
 
     def refuse() -> None:
-        raise UsageError(
-            f"{backend} draws nothing: it makes each output of an input",
-            f"use decode: gentool decode {backend} --help",
-        )
+        hint = f"use decode: gentool decode {backend} --help"
+        raise UsageError(f"{backend} draws nothing: it makes each output of an input", hint)
 
     told = f"Nothing to draw: use gentool decode {backend}, not gentool sample {backend}."
-    context = CONTEXT | {"ignore_unknown_options": True, "allow_extra_args": True}
-    app.command(backend, help=told, hidden=True, context_settings=context)(refuse)
+    whatever = CONTEXT | {"ignore_unknown_options": True, "allow_extra_args": True}
+    app.command(backend, help=told, hidden=True, context_settings=whatever)(refuse)
 
 
 for _backend in BACKENDS:
