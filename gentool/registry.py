@@ -17,12 +17,17 @@ BACKENDS = {
 }
 HELPERS = {
     "diffusion-lm-control": "gentool.backends.diffusion_lm.classifier",
+    "features": "gentool.evaluate.features",
     "judge": "gentool.evaluate.judge",
     "vq": "gentool.tokenizers.vq",
 }
 # Formats of other libraries that checkpoints are converted from and to.
 FORMATS = {
     "diffusers": "gentool.backends.ddpm.diffusers",
+}
+# Other libraries that draw from our checkpoints, to be measured beside us.
+PEERS = {
+    "ddpm": {"diffusers": "gentool.backends.ddpm.peer"},
 }
 
 
@@ -40,6 +45,11 @@ def draws(name: str) -> bool:
     return hasattr(options_module(name), "SampleConfig")
 
 
+def default_recipe(name: str) -> str:
+    """The recipe that `gentool train` takes where none is named."""
+    return str(getattr(options_module(name), "RECIPE", f"{name}-scenes"))
+
+
 def backend_class(name: str) -> Any:
     """The class that implements `gentool.protocol.Backend`. Raises UsageError."""
     return importlib.import_module(options_module(name).__name__ + ".backend").Backend
@@ -48,3 +58,11 @@ def backend_class(name: str) -> Any:
 def converter(name: str) -> Any:
     """The module that reads and writes checkpoints of the format `name`."""
     return importlib.import_module(FORMATS[name])
+
+
+def peer(backend: str, name: str) -> Any:
+    """The module that draws with the library `name`. Raises UsageError where there is none."""
+    known = PEERS.get(backend, {})
+    if name not in known:
+        raise UsageError(f"{backend} has no peer {name!r}", nearest(name, known) if known else "")
+    return importlib.import_module(known[name])

@@ -1,12 +1,15 @@
 """`gentool eval`: figures that come out the same twice, gates, and controls at chance."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import states_of
+from conftest import draws, states_of, two_things
 
 from gentool.data.scenes import Scenes, draw_scene, parse_caption, render, split_of
+from gentool.evaluate.attributes import attribute_figures
+from gentool.evaluate.scenes import Verdict
 
 N = 24
 
@@ -298,3 +301,57 @@ def test_wrong_captions_and_missing_files(cli, files, tmp_path):
     assert cli("eval", "scenes", "--images", tmp_path / "no").code == 3
     (tmp_path / "none").mkdir()
     assert cli("eval", "scenes", "--images", tmp_path / "none").code == 4
+
+
+def test_accuracy_by_attribute_names_what_is_confused(cli, figures, files, truth, tmp_path):
+    images, captions = files
+    values = figures("--images", images, "--captions", captions)
+    kinds = ("count", "shape", "color", "size", "place", "relation")
+    assert all(values[f"scene_accuracy[{kind}]"] == 1 for kind in kinds)
+    assert not [name for name in values if "confusion" in name]
+    # In words there is no line for each confusion.
+    lines = captions.read_text(encoding="utf-8").splitlines()
+    captions.write_text("\n".join(lines[1:] + lines[:1]) + "\n", encoding="utf-8")
+    command = ("--images", images, "--captions", captions)
+    assert [name for name in figures(*command) if name.startswith("scene_confusion[color: ")]
+    result = cli("eval", "scenes", *command)
+    assert "confusion" not in result.out and "scene_accuracy[place]" in result.out
+
+
+def test_a_wrong_colour_and_a_turned_relation_are_told_apart():
+    one = [scene for scene, _ in draws(60) if len(scene.things) == 1]
+    two = [scene for scene, _ in two_things(60)]
+
+    def blue(scene):
+        things = (replace(t, color="blue" if t.color == "red" else t.color) for t in scene.things)
+        return replace(scene, things=tuple(things))
+
+    found = [Verdict("", scene, blue(scene)) for scene in one]
+    shares, confusion = attribute_figures(found)
+    reds = sum(scene.things[0].color == "red" for scene in one)
+    assert shares["scene_accuracy[color]"] == pytest.approx(1 - reds / len(one)) and reds
+    assert confusion == {"scene_confusion[color: red > blue]": 1.0}
+    assert shares["scene_accuracy[place]"] == 1 and shares["scene_accuracy[relation]"] is None
+    # The same told from the other side is right; with the things changed places it is not.
+    shares, confusion = attribute_figures([Verdict("", s, s.inverted()) for s in two])
+    assert set(shares.values()) == {1, None} and not confusion
+    turned = [replace(s, relation=s.inverted().relation) for s in two if len(set(s.things)) == 2]
+    shares, confusion = attribute_figures(
+        [Verdict("", replace(t, relation=t.inverted().relation), t) for t in turned]
+    )
+    assert shares["scene_accuracy[relation]"] == 0 and shares["scene_accuracy[shape]"] == 1
+    assert all("relation: " in name for name in confusion) and confusion
+    shares, _ = attribute_figures([Verdict("", s, None) for s in one])
+    assert shares["scene_accuracy[count]"] == 0 and shares["scene_accuracy[size]"] == 0
+
+
+def test_accuracy_by_attribute_is_at_chance_for_shuffled_captions(figures, files, tmp_path):
+    images, captions = files
+    lines = captions.read_text(encoding="utf-8").splitlines()
+    captions.write_text("\n".join(lines[1:] + lines[:1]) + "\n", encoding="utf-8")
+    values = figures("--images", images, "--captions", captions)
+    assert values["scene_accuracy[shape]"] < 0.7 and values["scene_accuracy[color]"] < 0.6
+    noise = np.random.default_rng(0).uniform(-1, 1, (N, 3, 32, 32)).astype(np.float32)
+    np.save(tmp_path / "noise.npy", noise)
+    values = figures("--images", tmp_path / "noise.npy", "--captions", captions)
+    assert values["scene_accuracy[shape]"] == 0 and values["scene_accuracy[count]"] == 0

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from gentool.backends.ddpm import Config, SampleConfig
 from gentool.backends.ddpm.algorithm import guided
 from gentool.backends.ddpm.backend import Backend
-from gentool.errors import UsageError
+from gentool.backends.ddpm.diffusers_config import unet_config
+from gentool.errors import BadCheckpointError, UsageError
 from gentool.rng import BatchRng, generator, torch_seed
 from gentool.settings import build
 from gentool.tokenizers import train as train_tokenizer
@@ -273,6 +274,12 @@ def test_wrong_prompts(sample, cli, tiny_run, tmp_path):
     assert not list(tmp_path.iterdir())
     result = sample("--prompt", PROMPT + " of the picture" * 9, *out[1:])
     assert result.code == 0 and "is too long and cut" in result.err
+
+
+def test_diffusers_has_no_place_for_captions(tmp_path):
+    config = build(Config, {"model": {"text": TEXT}})
+    with pytest.raises(BadCheckpointError, match="model.text.encoder"):
+        unet_config(config, tmp_path)
 
 
 def test_previews_say_what_they_show(caption_run):

@@ -4,7 +4,7 @@ adds one option per field, so that a backend's own options are declared once, by
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
 import typer
@@ -38,17 +38,19 @@ def add_command(
     function: Callable[..., None],
     *,
     section: type | None = None,
+    but: Collection[str] = (),
     panel: str = "",
     **fixed: Any,
 ) -> None:
     """Register `function`, its docstring the help, its parameters the options.
 
     section: a dataclass of settings; those the user gives arrive as the dictionary `settings`.
+    but: parameters and fields that are no options here, and keep their defaults.
     fixed: parameters that are bound here and are no options (the backend's name).
     """
-    hidden = {"settings", *fixed}
+    hidden = {"settings", *but, *fixed}
     parameters = [p for n, p in inspect.signature(function).parameters.items() if n not in hidden]
-    fields = _options(section, panel) if section else []
+    fields = [p for p in _options(section, panel) if p.name not in but] if section else []
     extra = [_keyword("quiet", Quiet, False), _keyword("debug", Debug, False)]
 
     def run(quiet: bool, debug: bool, **values: Any) -> None:

@@ -1,154 +1,19 @@
 """`gentool decode BACKEND`: one output for each input line, or an edit of a picture."""
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from gentool.cli import options
 from gentool.cli.commands import add_command, group
-from gentool.cli.console import console
+from gentool.cli.decode_images import decode_images
 from gentool.cli.decode_text import decode_text
-from gentool.cli.options import value
-from gentool.cli.pictures import Out, with_blanks, write
-from gentool.cli.tracing import Trace, tracing
 from gentool.cli.translate import translate
-from gentool.errors import BadDataError, UsageError
 from gentool.registry import BACKENDS, draws, options_module
 
 app = group("Turn input lines into outputs, in order; edit pictures.")
 
 
-def decode(
-    backend: str,
-    settings: dict[str, Any],
-    inputs: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="INPUT|-",
-            help="A caption on each line, or a class name for models of classes; an empty line is "
-            "any picture. (default: standard input; with --image: none)",
-            show_default=False,
-        ),
-    ] = None,
-    checkpoint: options.Checkpoint = None,
-    image: Annotated[Path | None, value("FILE", "Redraw a part of this picture.")] = None,
-    box: Annotated[str | None, value("x,y,w,h", "The part: a box, in pixels.")] = None,
-    mask: Annotated[Path | None, value("FILE", "The part: where this picture is white.")] = None,
-    num: Annotated[
-        int | None,
-        value("N", "How many edits, without INPUT. (default: 1)", "--num", "-n", min=1),
-    ] = None,
-    seed: options.Seed = 0,
-    out: Out = None,
-    trace: Trace = None,
-    batch_size: options.BatchSize = 64,
-    device: options.Device = "auto",
-    precision: options.Precision = None,
-    on_error: Annotated[
-        str, value("skip|stop", "A line that cannot be drawn: a white picture, or the end.")
-    ] = "skip",
-    as_json: options.Json = False,
-) -> None:
-    """Draw a picture for each input line, or redraw a part of a picture.
-
-    \b
-    gentool decode {backend} captions.txt --guidance-scale 2 --out drawn/
-    printf 'cat\\ndog\\n' | gentool decode {backend} -c runs/mine --out animals/
-    gentool decode {backend} --image in.png --box 8,8,16,16 -n 4
-    gentool decode {backend} --image in.png --mask hole.png --out out.png
-
-    Picture I belongs to line I and makes the draws of sample I.
-    """
-    varied = image is not None and settings.get("strength", 1) < 1  # all of it, in part
-    if (image is None or varied) and not box and not mask:
-        pass
-    elif image is None or (box is None) == (mask is None):
-        raise UsageError("an edit takes --image with one of --box and --mask")
-    if num and (image is None or inputs is not None):
-        raise UsageError("--num is for edits without INPUT; each line of INPUT is one picture")
-    if on_error not in ("skip", "stop"):
-        raise UsageError(f"--on-error is skip or stop, got {on_error!r}")
-    if out == "-" and as_json:
-        raise UsageError("--out - and --json both want standard output", "--out FILE with --json")
-    import torch
-
-    from gentool.checkpoint.load import find_checkpoint, load_checkpoint
-    from gentool.inputs import box_hole, class_index, mask_hole, read_image, unread
-    from gentool.outputs import check_target, free_name
-    from gentool.render.traces import check_trace_target
-    from gentool.sampling import class_names, draw_samples, sample_settings, words
-    from gentool.streams import stream_lines
-
-    if out:
-        check_target(out)
-    if trace:
-        check_trace_target(trace)
-    loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
-    chosen = sample_settings(loaded, settings, options_module(backend).DecodeConfig)
-    shape = loaded.backend.shape
-    labels = class_names(loaded)
-    lines = [""] * (num or 1) if image and inputs is None else list(stream_lines(inputs or "-"))
-    if not lines:
-        raise BadDataError(f"{inputs or '-'} has no lines, so there is nothing to draw")
-
-    captions, null = loaded.backend.captions, loaded.backend.null_class
-    y: list[int] = []
-    bad: list[int] = []
-    for number, line in enumerate(lines):
-        try:
-            if not line:
-                loaded.backend.no_condition()
-            if captions and (note := unread(captions, line)):
-                console.warn(f"line {number + 1}: {note}")
-            y.append(class_index(line, labels) if line and not captions else null)
-        except UsageError as error:
-            message = f"line {number + 1}: {error}"
-            if on_error == "stop":
-                raise BadDataError(message, error.hint) from None
-            console.warn(f"{message}; {error.hint}")
-            bad.append(number)
-    good = [number for number in range(len(lines)) if number not in set(bad)]
-    given = {"y": torch.tensor(y)} if labels else {}
-    if captions:
-        given["text"] = captions.rows([lines[number] for number in good])
-    if image:
-        everywhere = f"0,0,{shape[2]},{shape[1]}"
-        hole = mask_hole(mask, shape) if mask else box_hole(box or everywhere, shape)
-        given["x_0"] = read_image(image, shape).expand(len(good), *shape)
-        given["hole"] = hole.expand(len(good), *hole.shape)
-    console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
-
-    def facts(number: int) -> dict[str, Any]:
-        what = "caption" if captions else "class"
-        return {"seed": seed, what: lines[number], "skipped": number in bad}
-
-    target = out or free_name(f"{backend}-seed{seed}")
-    with tracing(trace, "decode", loaded, chosen, seed, lines.__getitem__) as recorder:
-        drawn = draw_samples(
-            loaded,
-            good,
-            seed,
-            chosen,
-            given=given,
-            passes=getattr(chosen, "resample", 1) if image else 1,
-            batch_size=batch_size,
-            device=device,
-            precision=precision,
-            progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
-            recorder=recorder,
-        )
-        batches = with_blanks(drawn, bad, shape)
-        write(batches, (len(lines), *shape), target, facts if as_json else None)
-    if bad:
-        raise BadDataError(
-            f"{len(bad)} of {len(lines)} lines were skipped, white pictures stand in"
-        )
-
-
 def _command(backend: str) -> Any:
     images = options_module(backend).KIND == "images"
-    return decode if images else decode_text if draws(backend) else translate
+    return decode_images if images else decode_text if draws(backend) else translate
 
 
 for _backend in BACKENDS:

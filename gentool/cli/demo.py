@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from gentool.cli.console import console
-from gentool.cli.sample import sample
+from gentool.cli.sample_images import sample_images
 from gentool.errors import UsageError
 from gentool.resources import shipped
 
@@ -40,10 +40,10 @@ def demo(
     plan = start.Plan(backend, name, tree, given, True, run, overwrite=True)
     start.train(plan, "auto", None, time.monotonic() + LONGEST, console)
     console.info("2. sixteen samples of what it has learnt")
-    sample(backend, {}, checkpoint=str(run), out=str(out / "trained-here.png"))
+    sample_images(backend, {}, checkpoint=str(run), out=str(out / "trained-here.png"))
     if RECIPE in shipped("checkpoints"):
         console.info("3. sixteen samples of the shipped checkpoint, the same recipe trained longer")
-        sample(backend, {}, checkpoint=RECIPE, out=str(out / "shipped.png"))
+        sample_images(backend, {}, checkpoint=RECIPE, out=str(out / "shipped.png"))
     console.info(
         """
 Next:

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from gentool import __version__
 from gentool.cli import data, decode, demo, doctor, evaluate, inspect, listing, sample, train
+from gentool.cli.bench import app as bench
 from gentool.cli.commands import CONTEXT, add_command
 from gentool.cli.console import console, several
 from gentool.cli.convert import exporting, importing
@@ -21,14 +22,16 @@ from gentool.errors import GentoolError, Interrupted, Terminated
 # library's classes; the base of an exported class is the right one in either case.
 _TyperUsageError: Any = typer.BadParameter.__mro__[1]
 
-ORDER = "demo train sample decode eval data tokenizer list inspect import export doctor".split()
+SORT = (
+    "demo train sample decode eval bench data tokenizer list inspect import export doctor".split()
+)
 
 
 class Verbs(TyperGroup):
     """The verbs in the order in which a newcomer needs them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return sorted(super().list_commands(ctx), key=ORDER.index)
+        return sorted(super().list_commands(ctx), key=SORT.index)
 
 
 app = typer.Typer(
@@ -38,12 +41,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings=CONTEXT,
 )
-app.add_typer(train.app, name="train")
-app.add_typer(sample.app, name="sample")
-app.add_typer(decode.app, name="decode")
-app.add_typer(evaluate.app, name="eval")
-app.add_typer(data.app, name="data")
-app.add_typer(tokenizer, name="tokenizer")
+_VERBS = {"train": train.app, "sample": sample.app, "decode": decode.app, "eval": evaluate.app}
+for _verb, _app in (_VERBS | {"bench": bench, "data": data.app, "tokenizer": tokenizer}).items():
+    app.add_typer(_app, name=_verb)
 add_command(app, "list", listing.list_things)
 add_command(app, "inspect", inspect.inspect)
 app.add_typer(importing, name="import")

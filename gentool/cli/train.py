@@ -10,7 +10,7 @@ from gentool.cli.commands import add_command, group
 from gentool.cli.console import console
 from gentool.cli.options import flag, value
 from gentool.errors import UsageError
-from gentool.registry import BACKENDS, HELPERS
+from gentool.registry import BACKENDS, HELPERS, default_recipe
 from gentool.resources import read_recipe, shipped
 from gentool.settings import Tree, merge, parse_assignment
 
@@ -23,7 +23,7 @@ def train(
         str | None,
         value(
             "NAME|FILE",
-            "What to train. (default: BACKEND-scenes)",
+            "What to train. (default: BACKEND-scenes; features-cifar10)",
             autocompletion=options.starting_with(lambda: list(shipped("recipes"))),
         ),
     ] = None,
@@ -89,7 +89,7 @@ def train(
         raise UsageError("--resume goes with neither --init nor --overwrite")
     from gentool.training import start
 
-    name, tree = read_recipe(recipe or f"{backend}-scenes")
+    name, tree = read_recipe(recipe or default_recipe(backend))
     if tree.pop("backend") != backend:
         raise UsageError(f"recipe {name} is not for {backend}", "gentool list recipes")
     plan = start.Plan(

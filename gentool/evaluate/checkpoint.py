@@ -6,6 +6,7 @@ from typing import Any
 from gentool.device import pick_device
 from gentool.errors import UsageError, nearest
 from gentool.evaluate import images, pairs, texts, tokens
+from gentool.evaluate.distances import usual_distance
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.request import Request
 from gentool.training.validation import validation_loss
@@ -28,6 +29,8 @@ METRICS: dict[str, dict[str, Metric]] = {
         "bpd": images.bound,
         "reconstruction": tokens.reconstruction,
         "scenes": images.scenes,
+        "fid": images.fid,
+        "kid": images.kid,
     },
     "text": {
         "loss": loss,
@@ -58,7 +61,9 @@ def measure(request: Request, names: Sequence[str]) -> list[Figure]:
     is_scenes = "scenes" in request.loaded.config.data.spec
     for name in names:
         if name not in metrics:
-            raise UsageError(f"no metric {name!r}", nearest(name, metrics))
+            backend = request.loaded.run_config.backend
+            known = f"{backend} has {', '.join(metrics)}"
+            raise UsageError(f"no metric {name!r}: {known}", nearest(name, metrics))
         if name == "scenes" and not is_scenes:
             raise UsageError("metric 'scenes' is for models of scenes")
     fits = {
@@ -66,6 +71,10 @@ def measure(request: Request, names: Sequence[str]) -> list[Figure]:
         "copies": not is_scenes,
         "judge": request.judge is not None,
         "control": request.controls is not None,
+        # FID is biased, and the more the fewer the samples; both need something to compare by.
+        **dict.fromkeys(("fid", "kid"), False),
     }
+    if request.features:
+        fits[usual_distance(request.num)] = True
     usual = [name for name in metrics if name not in SLOW and fits.get(name, True)]
     return [figure for name in names or usual for figure in metrics[name](request)]

@@ -11,29 +11,55 @@ from gentool.inputs import read_array
 SIDE = 32  # pixels: the built-in world's canvas
 
 
+def read_any_images(where: str) -> np.ndarray:
+    """uint8 [N, H, W, 1 or 3] from a folder of pictures of one size, or from a .npy array as
+    `gentool sample --out x.npy` writes it. Raises NotFoundError or BadDataError."""
+    path = Path(where)
+    if not path.is_dir():
+        return _array(where, None)
+    pictures = _pictures(path)
+    first_name, first = pictures[0]
+    for name, picture in pictures:
+        if picture.shape != first.shape:
+            raise BadDataError(
+                f"{path}: {name} is {_size(picture)}, {first_name} is {_size(first)}",
+                "pictures of one set have one size",
+            )
+    return np.stack([picture for _, picture in pictures])
+
+
 def read_images(where: str) -> np.ndarray:
     """uint8 [N, 32, 32, 3] from a folder of pictures, in order of name, or from a .npy array as
     `gentool sample --out x.npy` writes it. Raises NotFoundError or BadDataError."""
     path = Path(where)
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.name.lower().endswith(EXTENSIONS))
-        pictures = [decode(file.read_bytes(), file.name) for file in files]
-        for file, picture in zip(files, pictures, strict=True):
-            if picture.shape != (SIDE, SIDE, 3):
-                height, width, channels = picture.shape
-                raise BadDataError(
-                    f"{file.name} is {width} × {height} with {channels} channels; "
-                    f"scenes are {SIDE} × {SIDE} RGB"
-                )
-        if not pictures:
-            raise BadDataError(f"no images in {path}", f"images end in {', '.join(EXTENSIONS)}")
-        return np.stack(pictures)
+    if not path.is_dir():
+        return _array(where, (3, SIDE, SIDE))
+    pictures = _pictures(path)
+    for name, picture in pictures:
+        if picture.shape != (SIDE, SIDE, 3):
+            raise BadDataError(f"{name} is {_size(picture)}; scenes are {SIDE} × {SIDE} RGB")
+    return np.stack([picture for _, picture in pictures])
+
+
+def _pictures(folder: Path) -> list[tuple[str, np.ndarray]]:
+    """Name and pixels of each picture in a folder, in order of name."""
+    files = sorted(p for p in folder.iterdir() if p.name.lower().endswith(EXTENSIONS))
+    if not files:
+        raise BadDataError(f"no images in {folder}", f"images end in {', '.join(EXTENSIONS)}")
+    return [(file.name, decode(file.read_bytes(), file.name)) for file in files]
+
+
+def _array(where: str, shape: tuple[int, int, int] | None) -> np.ndarray:
+    """uint8 [N, H, W, C] of a .npy file; shape: C, H, W that it must have."""
+    path = Path(where)
     if not path.is_file():
         raise NotFoundError(f"no folder or array {where}")
     array = read_array(path)
-    if array.dtype != np.float32 or array.ndim != 4 or array.shape[1:] != (3, SIDE, SIDE):
+    fits = array.ndim == 4 and (array.shape[1:] == shape if shape else array.shape[1] in (1, 3))
+    if array.dtype != np.float32 or not fits:
+        wanted = f"3, {SIDE}, {SIDE}" if shape else "1 or 3, H, W"
         raise BadDataError(
-            f"{path} holds {array.dtype} {list(array.shape)}, not float32 [N, 3, {SIDE}, {SIDE}]"
+            f"{path} holds {array.dtype} {list(array.shape)}, not float32 [N, {wanted}]"
         )
     if not len(array) or not np.isfinite(array).all():
         raise BadDataError(
@@ -41,3 +67,8 @@ def read_images(where: str) -> np.ndarray:
         )
     pixels = np.rint((array + 1) * 127.5).clip(0, 255).astype(np.uint8)
     return pixels.transpose(0, 2, 3, 1)
+
+
+def _size(picture: np.ndarray) -> str:
+    height, width, channels = picture.shape
+    return f"{width} × {height} with {channels} channels"

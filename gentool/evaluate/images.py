@@ -1,19 +1,37 @@
 """Figures of an image checkpoint."""
 
 import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gentool.data.scenes import SPLITS, Scenes
 from gentool.data.scenes.language import LANGUAGES
 from gentool.device import pick_device
+from gentool.errors import UsageError
+from gentool.evaluate.distances import (
+    LEAST,
+    SUBSET,
+    SUBSETS,
+    Distance,
+    cached,
+    check_enough,
+    features_of,
+    usual_distance,
+)
+from gentool.evaluate.distances import fid as fid_of
+from gentool.evaluate.distances import kid as kid_of
+from gentool.evaluate.extractors import INCEPTION, Extractor, load_extractor
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.request import Request
 from gentool.evaluate.scenes import captioned_figures, unconditional_figures, verdicts
 from gentool.render import to_uint8
 from gentool.rng import BatchRng
 from gentool.sampling import draw_samples
+from gentool.settings import to_tree
 from gentool.training.validation import BATCH, held_out_examples
 
 
@@ -46,6 +64,108 @@ def _captioned(request: Request) -> list[Figure]:
                 for metric, value in captioned_figures(verdicts(pixels, lines)).items()
             ]
     return figures
+
+
+def fid(request: Request) -> list[Figure]:
+    """The Frechet distance of samples from held-out pictures."""
+    return _distances(request, "fid")
+
+
+def kid(request: Request) -> list[Figure]:
+    """The kernel distance of samples from held-out pictures, and its deviation."""
+    return _distances(request, "kid")
+
+
+def _distances(request: Request, metric: str) -> list[Figure]:
+    loaded, device = request.loaded, pick_device(request.device)
+    extractor = load_extractor(request.features, device)
+    check_enough(metric, request.num, LEAST)
+    source, split = request.held_out()
+    backend, config = loaded.backend, loaded.config.data
+
+    def real() -> Tensor:
+        found = held_out_examples(backend, source, config, request.num)
+        batches = (torch.stack([e.value.image for e in examples]) for examples in found)
+        return features_of(batches, extractor, device)
+
+    key = {"data": source.fingerprint, "config": to_tree(config), "given": request.data}
+    facts = {"split": split, "n": request.num, "features": extractor.identity}
+    theirs = cached(key | facts, real)
+    # As they are in a file: samples and data have 256 shades alike.
+    drawn = (_shades(images) for _, images in request.drawn(draw_samples))
+    ours = features_of(drawn, extractor, device)
+    found = fid_of(theirs, ours) if metric == "fid" else kid_of(theirs, ours, request.seed)
+    made = {
+        "data": source.fingerprint,
+        "data_n": len(theirs),
+        **how(extractor, metric, len(ours)),
+        **request.drawn_with(),
+    }
+    return distance_figures(metric, extractor, found, (request.num, request.seed, split, made))
+
+
+def compare(
+    ours: np.ndarray,
+    theirs: np.ndarray,
+    metrics: Sequence[str],
+    extractor: Extractor,
+    device: torch.device,
+    seed: int,
+    names: dict[str, str],
+) -> list[Figure]:
+    """FID and KID of two sets of pictures, uint8 [N, H, W, C]. No metric named: the usual one.
+
+    Raises UsageError for sizes that differ, too few pictures or another metric.
+    """
+    if ours.shape[1:] != theirs.shape[1:]:
+        sizes = " and ".join(f"{s[2]} × {s[1]} × {s[3]}" for s in (ours.shape, theirs.shape))
+        raise UsageError(
+            f"the two sets have pictures of {sizes}", "width × height × channels must agree"
+        )
+    n = min(len(ours), len(theirs))
+    for metric in metrics:
+        if metric not in ("fid", "kid"):
+            raise UsageError(f"no metric {metric!r}", "images have fid and kid")
+    check_enough("kid", n, LEAST)
+    real, fake = (features_of(_floats(p), extractor, device) for p in (theirs, ours))
+    figures = []
+    for metric in metrics or [usual_distance(n)]:
+        distance = fid_of(real, fake) if metric == "fid" else kid_of(real, fake, seed)
+        made = {**names, "data_n": len(theirs), **how(extractor, metric, n)}
+        figures += distance_figures(metric, extractor, distance, (len(ours), seed, None, made))
+    return figures
+
+
+def _floats(pixels: np.ndarray) -> Iterator[Tensor]:
+    for start in range(0, len(pixels), BATCH):
+        batch = torch.from_numpy(pixels[start : start + BATCH].copy())
+        yield batch.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def distance_figures(
+    metric: str, extractor: Extractor, found: Distance, rest: tuple[int, int, str | None, dict]
+) -> list[Figure]:
+    """The figure, and its deviation where it has one. rest: n, seed, split and settings."""
+    name = f"{metric}[{extractor.name}]"
+    figures = [Figure(name, found.value, *rest)]
+    if found.deviation is not None:
+        figures.append(Figure(f"{metric}_deviation[{extractor.name}]", found.deviation, *rest))
+    return figures
+
+
+def how(extractor: Extractor, metric: str, n: int) -> dict[str, Any]:
+    """By what pictures were compared, for the figures' settings."""
+    subset = {"subsets": SUBSETS, "subset_size": min(SUBSET, n // 2)} if metric == "kid" else {}
+    return {
+        "features": extractor.name,
+        "resized_to": extractor.size,
+        "resizing": "bilinear, antialiased" if extractor.name != INCEPTION else "torch-fidelity's",
+        **subset,
+    }
+
+
+def _shades(images: Tensor) -> Tensor:
+    return (((images + 1) * 127.5).round().clamp(0, 255)) / 127.5 - 1
 
 
 def bound(request: Request) -> list[Figure]:

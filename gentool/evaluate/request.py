@@ -32,6 +32,7 @@ class Request:
     precision: str | None
     judge: str | None = None  # a checkpoint that samples are judged by
     controls: Controls | None = None  # what samples are asked for
+    features: str | None = None  # what FID and KID compare pictures by
     progress: Callable[[int, int], None] = lambda done, total: None
     pictures: Path | None = None  # where those go that a metric shows
 

@@ -1,4 +1,4 @@
-"""Plots by matplotlib: the curves of runs."""
+"""Plots by matplotlib: the curves of runs, and quality against time."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -54,6 +54,44 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
             axes.set_yscale("log")
         finish(axes, title, "step")
     figure.legend(loc="outside lower center", ncols=min(3, len(runs)), frameon=False)
+    save(figure, path)
+
+
+def quality_against_time(records: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw what `gentool bench` recorded: a line for each checkpoint and sampler, a point for each
+    number of steps, with its spread. Raises BadDataError where nothing has a quality."""
+    lines: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        if record["quality"] is not None:
+            sampler = f", {record['sampler']}" if record["sampler"] else ""
+            by = "" if record["library"] == "gentool" else f"{record['library']}, "
+            name = f"{by}{record['backend']} {Path(record['checkpoint']).name}{sampler}"
+            lines.setdefault(f"{name}: {record['metric']}", []).append(record)
+    if not lines:
+        raise BadDataError("no record has a quality to draw", "gentool bench ... --metric NAME")
+    figure = _figure(8, 5.5)
+    axes = figure.subplots()
+    for number, (name, points) in enumerate(lines.items()):
+        points.sort(key=lambda record: record["seconds_per_sample"])
+        x = [p["seconds_per_sample"] for p in points]
+        y = [p["quality"] for p in points]
+        across = [
+            [p["seconds_per_sample"] - p["seconds_least"] for p in points],
+            [p["seconds_most"] - p["seconds_per_sample"] for p in points],
+        ]
+        axes.errorbar(
+            x, y, xerr=across, yerr=[p["quality_deviation"] or 0 for p in points], label=name,
+            color=f"C{number % 10}", ls=STYLES[number // 10 % len(STYLES)], marker="o", ms=4,
+            lw=1.3, capsize=2,
+        )  # fmt: skip
+        for p, at in zip(points, zip(x, y, strict=True), strict=True):
+            text = f"{p['steps']}"
+            axes.annotate(text, at, (4, -11), textcoords="offset points", color=f"C{number % 10}")
+    axes.set_xscale("log")
+    finish(axes, "quality against time; numbers are steps", "seconds per sample")
+    metrics = {record["metric"] for points in lines.values() for record in points}
+    axes.set_ylabel(metrics.pop() if len(metrics) == 1 else "quality")
+    figure.legend(loc="outside lower center", ncols=1, frameon=False)
     save(figure, path)
 
 

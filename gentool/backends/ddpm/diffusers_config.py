@@ -287,6 +287,10 @@ def unet_config(config: Config, where: Path) -> Tree:
     widths = [model.channels * multiplier for multiplier in model.multipliers]
     if model.patch_size != 1:
         raise refusal(where, "model.patch_size", model.patch_size, "diffusers' U-Net sees pixels")
+    if model.text.encoder != "none":
+        raise refusal(
+            where, "model.text.encoder", model.text.encoder, "diffusers' U-Net reads no captions"
+        )
     features = model.time_channels or model.channels
     if features != widths[0]:
         hint = f"diffusers has the width of the first level, {widths[0]}"

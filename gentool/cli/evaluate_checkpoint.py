@@ -1,0 +1,88 @@
+"""`gentool eval BACKEND` for the backends that draw."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gentool.cli import options
+from gentool.cli.console import console
+from gentool.cli.figures import Gate, HeldOut, Metric, report
+from gentool.cli.options import value
+from gentool.cli.sample_text import Classifier, Control
+from gentool.evaluate.figures import parse_gate
+
+
+def evaluate(
+    backend: str,
+    settings: dict[str, Any],
+    checkpoint: options.Checkpoint = None,
+    metric: Metric = None,
+    data: HeldOut = None,
+    judge: Annotated[
+        str | None,
+        value("DIR|NAME", "Whom to ask how likely samples are. (default: judge-scenes)"),
+    ] = None,
+    features: Annotated[
+        str | None,
+        value(
+            "DIR|NAME",
+            "What fid and kid compare pictures by: a run of train features, a vision model of "
+            "transformers, or inception. Alone it asks for kid, from 10000 samples on for fid.",
+        ),
+    ] = None,
+    control: Control = None,
+    classifier: Classifier = None,
+    num: Annotated[
+        int, typer.Option("--num", "-n", metavar="N", min=1, help="Samples and examples.")
+    ] = 512,
+    pictures: Annotated[
+        Path | None, value("x.png", "Pictures, each beside its reconstruction, go here.")
+    ] = None,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = 64,
+    device: options.Device = "auto",
+    precision: options.Precision = None,
+    gate: Gate = None,
+    as_json: options.Json = False,
+) -> None:
+    """Figures of a {backend} checkpoint.
+
+    \b
+    gentool eval {backend} --num 512 --steps 50
+    gentool eval {backend} --checkpoint runs/mine --metric loss --json
+    gentool eval {backend} --data scenes:test-novel --gate 'loss<=0.1'
+    """
+    for text in gate or []:
+        parse_gate(text)
+    from gentool.checkpoint.load import find_checkpoint, load_checkpoint
+    from gentool.control import open_controls
+    from gentool.evaluate.checkpoint import measure
+    from gentool.evaluate.request import Request
+    from gentool.sampling import sample_settings, words
+
+    loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
+    chosen = sample_settings(loaded, settings)
+    console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}")
+    request = Request(
+        loaded,
+        chosen,
+        data,
+        num,
+        seed,
+        device,
+        batch_size,
+        precision,
+        judge,
+        open_controls(loaded, control, classifier, device) if control else None,
+        features,
+        progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
+        pictures=pictures,
+    )
+    report(measure(request, metric or []), gate or [], as_json)
+
+
+def absent(module: Any) -> list[str]:
+    """The parameters of `evaluate` that are no options of a backend, by its configuration."""
+    names = [] if getattr(module, "TOKENS", False) else ["pictures"]
+    return names + (["features"] if module.KIND == "text" else ["judge", "control", "classifier"])

@@ -1,0 +1,152 @@
+"""`gentool eval scenes|images|text`: figures of files."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gentool.cli import options
+from gentool.cli.console import console
+from gentool.cli.figures import Gate, report
+from gentool.cli.options import value
+from gentool.errors import BadDataError, UsageError
+from gentool.evaluate.figures import Figure, parse_gate
+
+
+def scenes(
+    images: Annotated[
+        str, typer.Option(metavar="DIR|x.npy", help="Pictures, 32 × 32 RGB, in order of name.")
+    ],
+    captions: Annotated[
+        str | None,
+        value("FILE|-", "What picture i should show, on line i."),
+    ] = None,
+    gate: Gate = None,
+    as_json: options.Json = False,
+) -> None:
+    """Score pictures of the built-in world; with captions, say of each whether it shows its own.
+
+    \b
+    gentool eval scenes --images drawn/
+    gentool eval scenes --images drawn.npy --captions captions.txt
+    """
+    from gentool.data.scenes import caption
+    from gentool.evaluate.attributes import attribute_figures
+    from gentool.evaluate.files import read_images
+    from gentool.evaluate.scenes import captioned_figures, unconditional_figures, verdicts
+    from gentool.streams import stream_lines
+
+    pixels = read_images(images)
+    where: dict[str, Any] = {"images": Path(images).name}
+    each: list[Figure] = []
+    if captions is None:
+        values = unconditional_figures(pixels)
+    else:
+        lines = list(stream_lines(captions))
+        if len(lines) != len(pixels):
+            raise UsageError(f"{len(pixels)} pictures but {len(lines)} captions")
+        found = verdicts(pixels, lines)
+        shares, confusion = attribute_figures(found)
+        values = captioned_figures(found) | shares
+        each = [
+            Figure(k, v, len(pixels), None, None, where, detail=True) for k, v in confusion.items()
+        ]
+        for number, verdict in enumerate(found):
+            shows = caption(verdict.seen, "en", 0) if verdict.seen else None
+            told = {**where, "caption": verdict.caption, "shows": shows}
+            name, right = f"scene_right[{number}]", verdict.is_right
+            each.append(Figure(name, float(right), 1, None, None, told, detail=True))
+            if not as_json:
+                wrong = "" if right else f"   shows: {shows or 'no scene'}"
+                answer = "right" if right else "wrong"
+                console.result(f"{number:4}  {answer}  {verdict.caption}{wrong}")
+    figures = [Figure(k, v, len(pixels), None, None, where) for k, v in values.items()]
+    report(figures + each, gate or [], as_json)
+
+
+def images(
+    drawn: Annotated[
+        str, typer.Argument(metavar="DIR|x.npy", help="The pictures to judge.", show_default=False)
+    ],
+    reference: Annotated[str, value("DIR|x.npy", "Those to compare them with.", "--ref")],
+    features: Annotated[
+        str,
+        value(
+            "DIR|NAME",
+            "What to compare by: a run of train features, a vision model of transformers, or "
+            "inception.",
+        ),
+    ],
+    metric: Annotated[
+        list[str] | None,
+        value("fid|kid", "Repeatable. (default: kid; from 10000 pictures on, fid)"),
+    ] = None,
+    seed: options.Seed = 0,
+    device: options.Device = "auto",
+    gate: Gate = None,
+    as_json: options.Json = False,
+) -> None:
+    """Compare two sets of pictures: FID and KID.
+
+    \b
+    gentool eval images drawn/ --ref photos/ --features runs/features-cifar10
+    gentool eval images x.npy --ref y.npy --features inception --metric fid
+    """
+    from gentool.device import pick_device
+    from gentool.evaluate.extractors import load_extractor
+    from gentool.evaluate.files import read_any_images
+    from gentool.evaluate.images import compare
+
+    ours, theirs = read_any_images(drawn), read_any_images(reference)
+    chosen = pick_device(device)
+    extractor = load_extractor(features, chosen)
+    names = {"images": Path(drawn).name, "reference": Path(reference).name}
+    report(compare(ours, theirs, metric or [], extractor, chosen, seed, names), gate or [], as_json)
+
+
+def text(
+    hypotheses: Annotated[str, typer.Argument(metavar="HYP|-", help="Texts, one on each line.")],
+    ref: Annotated[
+        list[str], value("FILE", "What line i should be, on line i; repeatable: other references.")
+    ],
+    tokenize: Annotated[
+        str,
+        value(
+            "13a|zh|char|intl|none",
+            "How BLEU finds words. (default: zh where the references are Chinese, else 13a)",
+        ),
+    ] = "",
+    gate: Gate = None,
+    as_json: options.Json = False,
+) -> None:
+    """BLEU, chrF and repetition of texts beside references, with sacrebleu's signatures.
+
+    \b
+    gentool eval text out.de --ref test.de
+    gentool decode mask-predict test.en | gentool eval text - --ref test.de --json
+    """
+    for line in gate or []:
+        parse_gate(line)
+    from gentool.evaluate.translation import scores
+    from gentool.streams import place, stream_lines
+
+    if ref.count("-") + (hypotheses == "-") > 1:
+        raise UsageError("only one of HYP and --ref can be standard input")
+    texts = list(stream_lines(hypotheses))
+    references = [list(stream_lines(name)) for name in ref]
+    for name, lines in zip(ref, references, strict=True):
+        if len(lines) != len(texts):
+            raise BadDataError(
+                f"{place(hypotheses)} has {len(texts)} lines, {place(name)} has {len(lines)}"
+            )
+    if not texts:
+        raise BadDataError(f"{place(hypotheses)} has no lines, so there is nothing to score")
+    with_ = {"hypotheses": Path(hypotheses).name, "references": [Path(name).name for name in ref]}
+    figures = [
+        Figure(k, score.value, len(texts), None, None, with_ | {"signature": score.signature})
+        for k, score in scores(texts, references, tokenize).items()
+    ]
+    if not as_json:
+        for figure in figures[:2]:
+            console.info(f"{figure.metric}: {figure.settings['signature']}")
+    report(figures, gate or [], as_json)

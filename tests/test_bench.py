@@ -1,0 +1,115 @@
+"""`gentool bench`: quality, time and calls by number of steps, and their plot."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+BENCH = ("-n", 4, "--repeats", 2, "-q")
+
+
+def test_a_record_for_each_sampler_and_number_of_steps(cli, tiny_run):
+    result = cli(
+        "bench", "ddpm", "-c", tiny_run, "--steps", "5,2", "--sampler", "ddim,dpm++", *BENCH,
+        "--json",
+    )  # fmt: skip
+    assert result.code == 0 and result.err == ""
+    found = [(record["sampler"], record["steps"]) for record in result.records]
+    assert found == [("ddim", 2), ("ddim", 5), ("dpm++", 2), ("dpm++", 5)]
+    for record in result.records:
+        assert record["calls_per_sample"] == record["steps"]
+        assert record["metric"] == "scene_validity" and record["quality"] == 0
+        assert record["seconds_least"] <= record["seconds_per_sample"] <= record["seconds_most"]
+        assert record["peak_memory_mb"] > 50 and record["library"] == "gentool"
+        assert (record["num"], record["repeats"], record["seed"]) == (4, 2, 0)
+
+
+def test_guidance_calls_the_network_twice(cli, class_run, monkeypatch):
+    """And where no scenes are drawn there is no quality, unless a metric is named."""
+    [record] = cli("bench", "ddpm", "-c", class_run, "--steps", "3", *BENCH, "--json").records
+    assert record["calls_per_sample"] == 3 and record["quality"] is None
+    result = cli("bench", "ddpm", "-c", class_run, "--steps", "3", *BENCH, "--metric", "loss")
+    assert result.code == 2 and "loss" in result.err
+
+
+def test_repeats_have_their_own_seeds_and_quality_is_that_of_eval(cli, text_run):
+    common = ("-c", text_run, "-n", 6, "-q", "--json")
+    bench = ("bench", "diffusion-lm", *common, "--steps", "2", "--metric", "diversity")
+    values = []
+    for seed in (5, 6):
+        records = cli("eval", "diffusion-lm", *common, "--metric", "diversity", "--steps", 2,
+                      "--seed", seed).records  # fmt: skip
+        values.append(records[0]["value"])
+    assert values[0] != values[1]
+    [record] = cli(*bench, "--seed", 5, "--repeats", 2).records
+    assert record["metric"] == "distinct-1" and record["quality"] == pytest.approx(np.mean(values))
+    assert record["quality_deviation"] == pytest.approx(np.std(values, ddof=1))
+
+
+def test_the_table_and_the_plots(cli, tiny_run, text_run, tmp_path):
+    command = ("bench", "ddpm", "-c", tiny_run, "-c", tiny_run, "--steps", "1,2", *BENCH)
+    result = cli(*command, "--plot", tmp_path / "a.png")
+    head, *lines = result.out.splitlines()
+    assert head.split()[:4] == ["checkpoint", "sampler", "steps", "s/sample"] and len(lines) == 4
+    assert all("scene_validity 0.0000 ±" in line for line in lines)
+    one = cli("bench", "ddpm", "-c", tiny_run, "--steps", "1,2", *BENCH, "--json")
+    two = cli("bench", "diffusion-lm", "-c", text_run, "--steps", "1,3", *BENCH, "--json")
+    (tmp_path / "one.jsonl").write_bytes(one.stdout)
+    (tmp_path / "two.jsonl").write_bytes(two.stdout)
+    for names in (["one"], ["one", "two"]):
+        files = [tmp_path / f"{name}.jsonl" for name in names]
+        plot = tmp_path / f"{len(names)}.png"
+        assert cli("bench", "plot", *files, "--out", plot).code == 0
+        assert np.asarray(Image.open(plot).convert("L")).std() > 5
+    assert (tmp_path / "1.png").read_bytes() != (tmp_path / "2.png").read_bytes()
+
+
+def test_what_is_wrong_is_said_before_any_work(cli, tiny_run, tmp_path):
+    command = ("bench", "ddpm", "-c", tiny_run, *BENCH)
+    for arguments, words in [
+        (("--steps", "five"), "5,10,25"),
+        (("--steps", "0,5"), "5,10,25"),
+        (("--steps", "21"), "20 steps"),
+        (("--sampler", "euler"), "euler"),
+        (("--metric", "nonesuch"), "nonesuch"),
+        (("--against", "nonesuch"), "nonesuch"),
+        (("--plot", "x.gif"), ".png, .svg, .pdf"),
+    ]:
+        result = cli(*command, *arguments)
+        assert result.code == 2 and words in result.err, (arguments, result.err)
+        assert result.out == ""
+    assert cli("bench", "diffusion-lm", "--against", "diffusers", "-c", tiny_run).code == 4
+    (tmp_path / "bad.jsonl").write_text('{"metric": "loss"}\n')
+    result = cli("bench", "plot", tmp_path / "bad.jsonl", "--out", tmp_path / "x.png")
+    assert result.code == 4 and "line 1" in result.err
+    record = {"seconds_per_sample": 0.1, "steps": 3, "quality": None}
+    (tmp_path / "bad.jsonl").write_text(json.dumps(record) + "\n")
+    assert cli("bench", "plot", tmp_path / "bad.jsonl", "--out", tmp_path / "x.png").code == 4
+
+
+def test_diffusers_draws_the_same_pictures(cli, train, tmp_path):
+    pytest.importorskip("diffusers")
+    from gentool.backends.ddpm.peer import peer
+    from gentool.checkpoint.load import load_checkpoint
+    from gentool.sampling import draw_samples, sample_settings
+
+    wide = ("--set", "model.patch_size=1", "--set", "data.image_size=8", "--set", "diffusion.T=20")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(8):
+        Image.fromarray(np.full((8, 8, 3), 30 * i, np.uint8)).save(folder / f"{i}.png")
+    assert train("--steps", 2, "--data", folder, *wide, "-q").code == 0
+    loaded = load_checkpoint(tmp_path / "run", "ddpm")
+    theirs = peer(loaded)
+    settings = sample_settings(loaded, {"sampler": "ddim", "steps": 20})
+    drawn = []
+    for side in (loaded, theirs):
+        [(_, images)] = draw_samples(side, range(3), 0, settings, batch_size=3)
+        drawn.append(images)
+    assert torch.allclose(drawn[0], drawn[1], atol=2e-3), (drawn[0] - drawn[1]).abs().max()
+    command = ("bench", "ddpm", "-c", tmp_path / "run", "--steps", "3", *BENCH, "--json")
+    ours, others = cli(*command, "--against", "diffusers").records
+    assert (ours["library"], others["library"]) == ("gentool", "diffusers")
+    assert others["calls_per_sample"] == 3 and others["parameters"] == ours["parameters"]

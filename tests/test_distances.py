@@ -1,0 +1,212 @@
+"""FID and KID: the library's arithmetic beside our own, extractors, controls and wrong inputs."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gentool.evaluate import distances
+from gentool.evaluate.extractors import load_extractor
+from gentool.rng import torch_seed
+
+pytest.importorskip("torchmetrics")
+
+RECIPE = """\
+backend = "features"
+[data]
+spec = ["{folder}"]
+image_size = 8
+[model]
+classes = 3
+channels = 8
+levels = 2
+[train]
+steps = 60
+batch_size = 16
+learning_rate = 0.01
+warmup_steps = 0
+validate_every = 60
+sample_every = 0
+"""
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A cache of our own."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder with a folder each of three classes, sixty small pictures in each."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name, brightness in (("ant", 40), ("bee", 200), ("cat", 120)):
+        (folder / name).mkdir()
+        for i in range(60):
+            pixels = rng.normal(brightness, 20, (8, 8, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i:02}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def features(pictures, tmp_path_factory):
+    """A classifier of the pictures."""
+    from gentool.cli.main import run
+
+    folder = tmp_path_factory.mktemp("features")
+    recipe = folder / "tiny.toml"
+    recipe.write_text(RECIPE.format(folder=pictures))
+    out = folder / "features-tiny"
+    assert run(["train", "features", "--recipe", str(recipe), "--out", str(out), "-q"]) == 0
+    return out
+
+
+def two_sets(n=300, D=6):
+    rng = np.random.default_rng(1)
+    real = rng.normal(size=(n, D)) @ rng.normal(size=(D, D))
+    fake = rng.normal(size=(n - 20, D)) @ rng.normal(size=(D, D)) + rng.normal(size=D)
+    return real, fake
+
+
+def test_fid_by_another_way():
+    real, fake = two_sets()
+    S_1, S_2 = np.cov(real.T), np.cov(fake.T)
+    # The trace of the root of a product, by the root of one factor.
+    values, vectors = np.linalg.eigh(S_1)
+    root = vectors @ np.diag(values**0.5) @ vectors.T
+    middle = np.linalg.eigvalsh(root @ S_2 @ root).clip(min=0)
+    mean = ((real.mean(0) - fake.mean(0)) ** 2).sum()
+    wanted = mean + np.trace(S_1) + np.trace(S_2) - 2 * np.sqrt(middle).sum()
+    found = distances.fid(torch.tensor(real), torch.tensor(fake))
+    assert found.value == pytest.approx(wanted, rel=1e-3) and found.deviation is None
+    assert distances.fid(torch.tensor(real), torch.tensor(real)).value == pytest.approx(0, abs=1e-3)
+
+
+def test_kid_by_another_way(monkeypatch):
+    monkeypatch.setattr(distances, "SUBSETS", 5)
+    real, fake = two_sets()
+    m = min(len(real), len(fake)) // 2
+
+    def kernel(a, b):
+        return (a @ b.T / a.shape[1] + 1) ** 3
+
+    values = []
+    with torch_seed("kid", 7):
+        for _ in range(5):
+            x = real[torch.randperm(len(real))[:m].numpy()]
+            y = fake[torch.randperm(len(fake))[:m].numpy()]
+            off = ~np.eye(m, dtype=bool)
+            own = (kernel(x, x)[off].sum() + kernel(y, y)[off].sum()) / (m * (m - 1))
+            values.append(own - 2 * kernel(x, y).mean())
+    found = distances.kid(torch.tensor(real), torch.tensor(fake), seed=7)
+    assert found.value == pytest.approx(np.mean(values), rel=1e-3)
+    assert found.deviation == pytest.approx(np.std(values), rel=1e-3)
+    same = distances.kid(torch.tensor(real), torch.tensor(real[::-1].copy()), seed=7)
+    assert abs(same.value) < 2 * same.deviation < 0.3 * found.value
+
+
+def test_the_classifier_learns_and_says_nothing_of_sampling(cli, features):
+    [facts] = cli("inspect", features, "--json").records
+    assert facts["backend"] == "features" and facts["metrics"]["val_loss"] < 0.5 < np.log(3)
+    assert "gentool sample" not in (features / "README.md").read_text()
+    extractor = load_extractor(str(features), CPU)
+    assert extractor.name == "features-tiny" and extractor.size == 8
+    assert extractor.features(torch.zeros(2, 3, 20, 20)).shape == (2, 16)
+
+
+def figures(result):
+    assert result.code == 0, result.err
+    return {record["metric"]: record["value"] for record in result.records}
+
+
+def test_real_pictures_are_near_real_ones_and_noise_is_not(cli, features, pictures, tmp_path):
+    paths = sorted(pictures.rglob("*.png"))
+    pixels = np.stack([np.asarray(Image.open(path)) for path in paths]).astype(np.float32)
+    array = pixels.transpose(0, 3, 1, 2) / 127.5 - 1
+    noise = np.random.default_rng(0).uniform(-1, 1, array.shape).astype(np.float32)
+    for name, values in (("a", array[::2]), ("b", array[1::2]), ("noise", noise)):
+        np.save(tmp_path / f"{name}.npy", values)
+    found = {}
+    for name in ("b", "noise"):
+        found[name] = figures(cli(
+            "eval", "images", tmp_path / f"{name}.npy", "--ref", tmp_path / "a.npy", "--json",
+            "--features", features, "--metric", "kid", "--metric", "fid",
+        ))  # fmt: skip
+        assert set(found[name]) == {
+            "kid[features-tiny]", "kid_deviation[features-tiny]", "fid[features-tiny]"
+        }  # fmt: skip
+    for metric in ("kid[features-tiny]", "fid[features-tiny]"):
+        assert found["noise"][metric] > 10 * abs(found["b"][metric])
+    # A folder is scored as the array of its pictures is.
+    command = ("--features", features, "--json")
+    (tmp_path / "all.npy").unlink(missing_ok=True)
+    np.save(tmp_path / "all.npy", array[:60])
+    one = cli("eval", "images", pictures / "ant", "--ref", tmp_path / "b.npy", *command)
+    two = cli("eval", "images", tmp_path / "all.npy", "--ref", tmp_path / "b.npy", *command)
+    assert figures(one) == figures(two) and "kid[features-tiny]" in figures(one)
+
+
+def test_a_checkpoint_is_measured_the_same_twice(cli, class_run, features, pictures, cache):
+    command = ("eval", "ddpm", "-c", class_run, "-n", 60, "--data", pictures, "--json", "-q",
+               "--metric", "kid", "--features", features)  # fmt: skip
+    first = cli(*command)
+    assert first.code == 0 and first.err == "", first.err
+    [kept] = cache.rglob("*.safetensors")
+    stamp = kept.stat().st_mtime_ns
+    assert cli(*command).stdout == first.stdout and kept.stat().st_mtime_ns == stamp
+    record = first.records[0]
+    assert record["metric"] == "kid[features-tiny]" and record["n"] == 60
+    settings = record["settings"]
+    assert (settings["data_n"], settings["resized_to"], settings["subset_size"]) == (60, 8, 30)
+    other = figures(cli(*command, "--batch-size", 7))
+    assert other == pytest.approx(figures(first), rel=1e-3)
+    gate = cli(*command, "--gate", "kid[features-tiny]<0")
+    assert gate.code == 7 and "kid[features-tiny] is" in gate.err
+    usual = cli(*command[:-4], "--features", features)
+    assert {"loss", "kid[features-tiny]"} <= set(figures(usual))
+    assert "fid[features-tiny]" not in figures(usual)
+
+
+def test_wrong_inputs(cli, class_run, text_run, features, pictures, tmp_path):
+    eval_ddpm = ("eval", "ddpm", "-c", class_run, "--data", pictures)
+    for command, words in [
+        ((*eval_ddpm, "--metric", "kid", "-n", 60), "--features"),
+        ((*eval_ddpm, "--metric", "bleu"), "ddpm has loss, bpd, scenes, fid, kid"),
+        (("eval", "diffusion-lm", "-c", text_run, "--metric", "kid"), "diffusion-lm has loss"),
+        ((*eval_ddpm, "--metric", "kid", "-n", 20, "--features", features), "at least 50"),
+        ((*eval_ddpm, "--metric", "fid", "-n", 16, "--features", features), "at least"),
+    ]:
+        result = cli(*command)
+        assert result.code == 2 and words in result.err, result.err
+    folder = tmp_path / "large"
+    folder.mkdir()
+    for i in range(2):
+        Image.fromarray(np.zeros((9, 8, 3), np.uint8)).save(folder / f"{i}.png")
+    images = ("eval", "images", folder, "--ref", pictures / "ant", "--features", features)
+    result = cli(*images)
+    assert result.code == 2 and "8 × 9 × 3 and 8 × 8 × 3" in result.err
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "2.png")
+    result = cli(*images)
+    assert result.code == 4 and "2.png" in result.err
+    result = cli("eval", "images", pictures / "ant", "--ref", pictures / "bee", "--metric", "bleu",
+                 "--features", features)  # fmt: skip
+    assert result.code == 2 and "fid and kid" in result.err
+
+
+def test_a_vision_model_of_transformers_in_a_folder(tmp_path):
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+                       intermediate_size=16, image_size=32, patch_size=16)  # fmt: skip
+    with torch_seed("test"):
+        ViTModel(config).save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    extractor = load_extractor(str(tmp_path / "vit"), CPU)
+    assert extractor.name == "vit" and extractor.size == 32
+    with torch.no_grad():
+        assert extractor.features(torch.zeros(2, 3, 8, 8)).shape == (2, 16)
