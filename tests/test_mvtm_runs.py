@@ -229,18 +229,28 @@ def test_a_dropped_condition_is_dropped_and_learned_from(loaded):
     assert trained_row.norm() > 0
 
 
-def test_unmasked_tokens_of_an_edit_stay(loaded):
+@pytest.fixture
+def heard(monkeypatch) -> list:
+    """What the decoding loop says of each step."""
+    from gentool.backends.mvtm import backend
+
+    said, loop = [], backend.decode
+
+    def listening(*arguments, on_step, **how):
+        return loop(*arguments, on_step=lambda *step: (said.append(step), on_step(*step)), **how)
+
+    monkeypatch.setattr(backend, "decode", listening)
+    return said
+
+
+def test_unmasked_tokens_of_an_edit_stay(loaded, heard):
     """What is known comes back as the tokenizer reconstructs it, or with blend exactly."""
     backend = loaded.backend
     x_0 = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     x_0, y = x_0.expand(3, -1, -1, -1), classes("ant", "bee", "cat")
     hole = box_hole("0,0,2,2", (3, 8, 8)).expand(3, 1, 8, 8)
-    heard = []
     edit = DecodeConfig(steps=3)
-    rng = BatchRng.for_samples(0, range(3))
-    images = backend.draw(
-        loaded.network, rng, edit, lambda *said: heard.append(said), y=y, x_0=x_0, hole=hole
-    )
+    images = draw(loaded, 3, sample=edit, y=y, x_0=x_0, hole=hole)
     tokens = backend.image.encode(x_0).view(3, 4, 4)
     ids = heard[-1][1].view(3, 4, 4)
     drawn = torch.zeros(4, 4, dtype=torch.bool)
@@ -254,17 +264,13 @@ def test_unmasked_tokens_of_an_edit_stay(loaded):
     assert torch.equal(blended[~outside], images[~outside])
 
 
-def test_strength_is_the_share_of_tokens_drawn_anew(loaded):
+def test_strength_is_the_share_of_tokens_drawn_anew(loaded, heard):
     x_0 = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     hole = torch.ones(1, 1, 8, 8, dtype=torch.bool)
     tokens = loaded.backend.image.encode(x_0)
     for strength, n in ((0.0, 0), (0.25, 4), (0.5, 8), (1.0, 16)):
-        heard = []
-        rng = BatchRng.for_samples(0, range(1))
-        loaded.backend.draw(
-            loaded.network, rng, DecodeConfig(steps=3, strength=strength),
-            lambda *said, heard=heard: heard.append(said), x_0=x_0, hole=hole,
-        )  # fmt: skip
+        heard.clear()
+        draw(loaded, 1, sample=DecodeConfig(steps=3, strength=strength), x_0=x_0, hole=hole)
         known = heard[0][2].isinf()
         assert (~known).sum() == n and torch.equal(heard[-1][1][known], tokens[known])
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import log_of, states_of, weights_of
 from safetensors.torch import load_file
+from test_vq import VQ_RECIPE
 
 # torchrun, but with processes forked after the imports, which take most of the time. They run the
 # commands of a JSON list one after the other, after `patch`, and note their exit codes.
@@ -76,6 +77,17 @@ def slow(self):
     time.sleep(0.05)
     return update(self)
 Trainer.optimizer_step = slow
+"""
+
+
+# Each process says what its codebook is at the end of a run.
+CODEBOOKS = """
+fit = Trainer.fit
+def fitting(self, run, *more):
+    fit(self, run, *more)
+    sums = [buffer.double().sum().item() for buffer in self.model.buffers()]
+    (folder / f"codebook-{rank}").write_text(repr(sums))
+Trainer.fit = fitting
 """
 
 
@@ -199,6 +211,25 @@ def test_a_cut_run_of_three_ends_in_the_same_bytes(words, launch, tmp_path):
     ]
     assert launch(commands, processes=3).end() == 0
     assert weights_of(tmp_path / "cut") == weights_of(tmp_path / "uncut")
+
+
+def test_codebooks_of_two_processes_stay_equal_and_are_resumed(launch, tmp_path):
+    """What training moves without gradients: counts and sums are those of both."""
+    (tmp_path / "vq.toml").write_text(VQ_RECIPE)
+
+    def words(name: str, *more: object) -> list[str]:
+        settings = ("train.batch_size=2", "train.validate_every=0", "train.sample_every=0")
+        command = ["train", "vq", "--recipe", tmp_path / "vq.toml", "--out", tmp_path / name]
+        command += ["--steps", 8, "--device", "cpu", *more]
+        return [str(w) for w in command] + [w for text in settings for w in ("--set", text)]
+
+    commands = [words("uncut"), words("cut", "--stop-at", 3), words("cut", "--resume", "latest")]
+    assert launch(commands, CODEBOOKS).end() == 0
+    assert weights_of(tmp_path / "cut") == weights_of(tmp_path / "uncut")
+    sums = [(tmp_path / f"codebook-{rank}").read_text() for rank in range(2)]
+    assert sums[0] == sums[1]
+    seen = float(load_file(tmp_path / "uncut/model.safetensors")["n"].sum())
+    assert seen == pytest.approx(2 * 2 * 64, rel=0.2)  # tokens of both processes' batches
 
 
 def test_a_failure_of_one_process_ends_both_and_is_told_once(words, launch, tmp_path):

@@ -49,7 +49,7 @@ def update_codebook(
     """
     counts = torch.bincount(ids, minlength=len(e)).to(n)
     sums = torch.zeros_like(m).index_add_(0, ids, z.float())
-    if dist.is_available() and dist.is_initialized():
+    if processes() > 1:
         dist.all_reduce(counts)
         dist.all_reduce(sums)
     n.lerp_(counts, 1 - decay)
@@ -103,9 +103,14 @@ def revive(e: Tensor, n: Tensor, m: Tensor, z: Tensor, dead: Tensor, d: Tensor) 
     m[places] = chosen * n[places, None]
 
 
+def processes() -> int:
+    """How many there are, each with a batch of its own."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def _of_first_process(x: Tensor) -> Tensor:
     """x of the first process, in all of them."""
-    if dist.is_available() and dist.is_initialized():
+    if processes() > 1:
         x = x.contiguous()
         dist.broadcast(x, 0)
     return x

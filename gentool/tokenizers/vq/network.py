@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gentool.tokenizers.vq import ModelConfig, QuantizerConfig
 from gentool.tokenizers.vq.algorithm import (
     distances,
+    processes,
     revive,
     spread,
     straight_through,
@@ -94,7 +95,7 @@ class VQ(nn.Module):
     def _begin(self, z: Tensor) -> None:
         """The codebook begins as clusters of the first batch."""
         self.e.copy_(spread(z.flatten(0, 1), len(self.e)))
-        self.n.fill_(z.shape[0] * z.shape[1] / len(self.e))
+        self.n.fill_(processes() * z.shape[0] * z.shape[1] / len(self.e))
         self.m.copy_(self.e * self.n[:, None])
 
     @torch.no_grad()

@@ -1,0 +1,267 @@
+"""mvtm beside diffusers' aMUSEd, and what its checkpoint of scenes can do.
+
+    python benchmarks/mvtm.py loop forward cache           # speed, on a CPU or a GPU
+    python benchmarks/mvtm.py steps inpaint --checkpoint runs/mvtm-scenes --num 200
+
+loop: drawing with guidance, the transformer and the decoding loop of each, at about equal
+parameters, the same tokens and steps, in turns. forward: one pass of the paper's transformer over
+8 × 256 tokens, as a share of a matrix product's rate. cache: a training step of the recipe
+mvtm-scenes from pictures and from cached tokens. steps: scene_accuracy for numbers of steps, with
+shuffled captions as a control. inpaint: held-out scenes with one thing covered.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from results import append
+from timing import alternate
+from torch import Tensor
+
+from gentool.backends.mvtm import Config, DecodeConfig, ModelConfig
+from gentool.backends.mvtm.algorithm import decode, guided
+from gentool.backends.mvtm.backend import Backend
+from gentool.backends.mvtm.network import MaskedTransformer
+from gentool.checkpoint.load import find_checkpoint, load_checkpoint
+from gentool.data.scenes import Scenes, draw_scene, read_scene, render
+from gentool.data.scenes.draw import corners
+from gentool.data.scenes.language import caption
+from gentool.device import bf16_pays, pick_device
+from gentool.nn.text import Encoded
+from gentool.render import to_uint8
+from gentool.resources import read_recipe
+from gentool.rng import BatchRng
+from gentool.sampling import draw_samples, sample_settings
+from gentool.settings import build
+from gentool.tokenizers import train as train_tokenizer
+from gentool.tokenizers.pictures import PictureTokenizer
+from gentool.training import stages
+from gentool.training.optimizer import make_optimizer
+
+K, SIDE, WORDS, B = 1024, 16, 16, 2  # codes, tokens a side, tokens of a caption, pictures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("parts", nargs="+", choices=PARTS)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--num", type=int, default=200)
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 16])
+    options = parser.parse_args()
+    for part in options.parts:
+        facts = {"threads": torch.get_num_threads(), "device": str(pick_device("auto"))}
+        figures = [figure | facts for figure in PARTS[part](options)]
+        append(f"mvtm-{part}", f"python benchmarks/mvtm.py {part}", figures)
+        for figure in figures:
+            print(figure, flush=True)
+
+
+# Speed ------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def loop(options: Any) -> list[dict[str, Any]]:
+    """12 steps with guidance, of 2 pictures of 16 × 16 tokens, captions encoded beforehand."""
+    from diffusers import AmusedScheduler, UVit2DModel
+
+    device, steps, width = pick_device("auto"), 12, 512
+    torch.manual_seed(0)
+    text = {"encoder": "transformer", "width": width, "heads": 8, "layers": 1}
+    config = build(ModelConfig, {"hidden": width, "layers": 12, "heads": 8, "feed_forward": 2048,
+                                 "dropout": 0.0, "text": text})  # fmt: skip
+    ours = MaskedTransformer(config, K + 1, SIDE**2, torch.nn.Identity())  # type: ignore
+    ours = ours.to(device).eval()
+    theirs = UVit2DModel(
+        hidden_size=width, cond_embed_dim=width, micro_cond_encode_dim=64, micro_cond_embed_dim=320,
+        encoder_hidden_size=width, vocab_size=K + 1, codebook_size=K, in_channels=width // 2,
+        block_out_channels=width // 2, num_res_blocks=1, block_num_heads=4, num_hidden_layers=6,
+        num_attention_heads=8, intermediate_size=1280, sample_size=SIDE,
+    ).to(device).eval()  # fmt: skip
+    sequence = torch.randn(2 * B, WORDS, width, device=device)
+    pooled = torch.randn(2 * B, width, device=device)
+    told = Encoded(sequence, torch.ones(2 * B, WORDS, dtype=torch.bool, device=device), pooled)
+    micro = torch.tensor([[256, 256, 0, 0, 6]], device=device).expand(2 * B, -1)
+    y = torch.full((B, SIDE**2), K, device=device)
+
+    def run_ours(dtype: torch.dtype) -> None:
+        def model_fn(ids: Tensor, hidden: Tensor, done: float) -> Tensor:
+            logits = ours(torch.cat([ids, ids]), torch.cat([hidden, hidden]), text=told)
+            return guided(*logits.chunk(2), 3.0)
+
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            decode(model_fn, y, BatchRng.for_samples(0, range(B)), K=K, mask=K, steps=steps)
+
+    def run_theirs(dtype: torch.dtype) -> None:
+        scheduler = AmusedScheduler(mask_token_id=K)
+        scheduler.set_timesteps(steps, (2, 0), device)
+        ids = y.view(B, SIDE, SIDE)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            for t in scheduler.timesteps:
+                logits = theirs(torch.cat([ids, ids]), sequence, pooled, micro)
+                l_c, l_u = logits.chunk(2)
+                ids = scheduler.step(l_u + 3.0 * (l_c - l_u), t, ids).prev_sample
+
+    fp32, bf16 = torch.float32, torch.bfloat16
+    sides = {"diffusers fp32": lambda: run_theirs(fp32), "gentool fp32": lambda: run_ours(fp32)}
+    if bf16_pays(device):
+        sides |= {
+            "diffusers bf16": lambda: run_theirs(bf16),
+            "gentool bf16": lambda: run_ours(bf16),
+        }
+    seconds = alternate(sides, options.repeats)
+    sizes = {"gentool": ours, "diffusers": theirs}
+    return [
+        {"metric": f"pictures per second[{name}]", "value": round(B / value, 3),
+         "ratio": round(seconds["diffusers fp32"] / value, 3), "batch": B, "seed": 0,
+         "parameters": sum(p.numel() for p in sizes[name.split()[0]].parameters()),
+         "repeats": options.repeats}
+        for name, value in seconds.items()
+    ]  # fmt: skip
+
+
+@torch.no_grad()
+def forward(options: Any) -> list[dict[str, Any]]:
+    """The paper's transformer over 8 × 256 tokens, all of them hidden."""
+    device = pick_device("auto")
+    dtype = torch.bfloat16 if bf16_pays(device) else torch.float32
+    with torch.device(device):
+        network = MaskedTransformer(Config().model, 2025, 256).eval()
+        ids, hidden = torch.full((8, 256), 2024), torch.ones(8, 256, dtype=torch.bool)
+        a = torch.randn(4096, 4096, dtype=dtype)
+
+    def run() -> None:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            network(ids, hidden)
+
+    seconds = alternate({"forward": run, "matmul": lambda: a @ a}, options.repeats)
+    d, N, layers = 768, 256, 24
+    flops = 8 * N * (layers * (2 * 12 * d * d + 4 * N * d) + 2 * d * d + 2 * d * 2025)
+    rate, best = flops / seconds["forward"], 2 * 4096**3 / seconds["matmul"]
+    return [{"metric": f"share of a matrix product[{dtype}]", "value": round(rate / best, 3),
+             "gflop": round(flops / 1e9, 1), "matmul_gflops": round(best / 1e9, 1), "batch": 8,
+             "repeats": options.repeats}]  # fmt: skip
+
+
+def cache(options: Any) -> list[dict[str, Any]]:
+    """A training step on 32 pictures, which are there already: of encoding and the update alone."""
+    _, tree = read_recipe("mvtm-scenes")
+    config = build(Config, {name: value for name, value in tree.items() if name != "backend"})
+    words = train_tokenizer("words", [Scenes("train", "both")[i].caption for i in range(2000)])
+    backend = Backend(config, PictureTokenizer(stages.untrained(config), words))
+    device = pick_device("auto")
+    network = backend.network().to(device).train()
+    optimizer = make_optimizer(network, config.train)
+    source = backend.sources()[0]
+    examples = [backend.prepare(source, i, torch.Generator(), False) for i in range(32)]
+    batch = backend.collate(examples, BatchRng.for_samples(0, range(32)))
+    batch = {name: tensor.to(device) for name, tensor in batch.items()}
+    cached = {k: v for k, v in batch.items() if k != "x"} | {
+        "ids": backend.image.encode(batch["x"])
+    }
+
+    def step(batch: dict[str, Tensor]) -> None:
+        backend.loss(network, batch)["nll"].mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    seconds = alternate(
+        {"pictures": lambda: step(batch), "cache": lambda: step(cached)}, options.repeats
+    )
+    return [
+        {"metric": f"examples per second[{name}]", "value": round(32 / value, 1), "batch": 32,
+         "ratio": round(seconds["pictures"] / value, 3), "repeats": options.repeats}
+        for name, value in seconds.items()
+    ]  # fmt: skip
+
+
+# Quality ----------------------------------------------------------------------------------------
+
+
+def steps(options: Any) -> list[dict[str, Any]]:
+    """scene_accuracy by split and language for each number of steps; and of shuffled captions."""
+    figures = []
+    for n in options.steps:
+        command = [
+            *(sys.executable, "-m", "gentool", "eval", "mvtm", "--metric", "scenes", "--quiet"),
+            *("--num", str(options.num), "--steps", str(n), "--json"),
+            *(("--checkpoint", options.checkpoint) if options.checkpoint else ()),
+        ]
+        started = time.perf_counter()
+        run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        found = [json.loads(line) for line in run.stdout.splitlines()]
+        found = [f for f in found if f["metric"].startswith("scene_accuracy")]
+        took = round((time.perf_counter() - started) / options.num / len(found), 4)
+        figures += [
+            {"metric": f"{f['metric'][:-1]}, {n} steps]", "value": f["value"], "n": f["n"],
+             "seed": 0, "seconds_per_sample": took}
+            for f in found
+        ]  # fmt: skip
+    loaded = load_checkpoint(find_checkpoint(options.checkpoint, "mvtm"), "mvtm")
+    source = Scenes("test")
+    lines = [source[i].caption for i in range(options.num)]
+    text = loaded.backend.captions.rows(lines[1:] + lines[:1])
+    pixels = drawn(loaded, options.num, sample_settings(loaded, {}), {"text": text})
+    right = [read_scene(pixels[i]) == read_scene(source[i].image) for i in range(options.num)]
+    control = {"metric": "scene_accuracy[shuffled captions]", "value": float(np.mean(right))}
+    return [*figures, control | {"n": options.num, "seed": 0}]
+
+
+def inpaint(options: Any) -> list[dict[str, Any]]:
+    """Held-out scenes with one thing covered by a grey box; redrawn with caption and without."""
+    loaded = load_checkpoint(find_checkpoint(options.checkpoint, "mvtm"), "mvtm")
+    rng, n = np.random.default_rng(0), options.num
+    pictures, scenes, lines = [], [], []
+    hole = torch.zeros(n, 1, 32, 32, dtype=torch.bool)
+    for i in range(n):
+        scene, layout = draw_scene(rng, "test")
+        image = render(scene, layout).copy()
+        top, left = corners(layout)[int(rng.integers(len(scene.things)))]
+        box = (slice(max(top - 1, 0), top + 9), slice(max(left - 1, 0), left + 9))
+        image[box] = 128
+        hole[i, 0][box] = True
+        pictures.append(torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1)
+        scenes.append(scene.canonical())
+        lines.append(caption(scene, "en", rng))
+    x_0 = torch.stack(pictures)
+    given = {"x_0": x_0, "hole": hole}
+    settings = sample_settings(loaded, {"blend": True}, DecodeConfig)
+    text = {"text": loaded.backend.captions.rows(lines)}
+    told = drawn(loaded, n, settings, given | text)
+    free = drawn(loaded, n, settings, given)
+    outside = ~hole.permute(0, 2, 3, 1).numpy().repeat(3, axis=3)
+    read = [read_scene(image) for image in told]
+    right = [
+        seen is not None and seen.canonical() == want
+        for seen, want in zip(read, scenes, strict=True)
+    ]
+    values = {
+        "right with its caption": np.mean(right),
+        "valid without one": np.mean([read_scene(image) is not None for image in free]),
+        "valid while covered": np.mean([read_scene(image) is not None for image in to_uint8(x_0)]),
+        "pixels outside that changed": np.mean((told != to_uint8(x_0))[outside]),
+    }
+    return [{"metric": f"inpaint[{k}]", "value": float(v), "n": n, "seed": 0}
+            for k, v in values.items()]  # fmt: skip
+
+
+def drawn(loaded: Any, n: int, settings: Any, given: dict[str, Tensor]) -> np.ndarray:
+    """Samples 0 to n - 1 of seed 0, uint8 [n, 32, 32, 3]."""
+    batches = draw_samples(loaded, range(n), 0, settings, given=given, batch_size=64)
+    return np.concatenate([to_uint8(images) for _, images in batches])
+
+
+PARTS: dict[str, Callable[[Any], list[dict[str, Any]]]] = {
+    "loop": loop,
+    "forward": forward,
+    "cache": cache,
+    "steps": steps,
+    "inpaint": inpaint,
+}
+main()
