@@ -39,16 +39,18 @@ def add_command(
     *,
     section: type | None = None,
     but: Collection[str] = (),
+    absent: Collection[str] = (),
     panel: str = "",
     **fixed: Any,
 ) -> None:
     """Register `function`, its docstring the help, its parameters the options.
 
     section: a dataclass of settings; those the user gives arrive as the dictionary `settings`.
-    but: parameters and fields that are no options here, and keep their defaults.
+    but: its fields that are no options here.
+    absent: parameters that are no options here, and keep their defaults.
     fixed: parameters that are bound here and are no options (the backend's name).
     """
-    hidden = {"settings", *but, *fixed}
+    hidden = {"settings", *absent, *fixed}
     parameters = [p for n, p in inspect.signature(function).parameters.items() if n not in hidden]
     fields = [p for p in _options(section, panel) if p.name not in but] if section else []
     extra = [_keyword("quiet", Quiet, False), _keyword("debug", Debug, False)]

@@ -15,7 +15,7 @@ for _backend in BACKENDS:
     if draws(_backend):
         add_command(
             app, _backend, evaluate, section=_module.SampleConfig, panel=_panel,
-            but=absent(_module), backend=_backend,
+            absent=absent(_module), backend=_backend,
         )  # fmt: skip
     else:
         add_command(

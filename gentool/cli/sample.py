@@ -34,7 +34,7 @@ for _backend in BACKENDS:
         _backend,
         sample_images if _module.KIND == "images" else sample_text,
         backend=_backend,
-        but=("init_noise",) if _tokens else (),
+        absent=("init_noise",) if _tokens else (),
         section=_module.SampleConfig,
         panel=f"{_backend} (default: the checkpoint's)",
     )
