@@ -26,6 +26,8 @@ def main(run: str, name: str) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for file in ("config.json", "model.safetensors"):
         shutil.copyfile(Path(run) / file, target / file)
+    if (tokenizer := Path(run) / "tokenizer").is_dir():
+        shutil.copytree(tokenizer, target / "tokenizer", dirs_exist_ok=True)
     card = (Path(run) / "README.md").read_text()
     (target / "README.md").write_text(card + FIGURES.format(name=name))
 

@@ -287,6 +287,8 @@ def unet_config(config: Config, where: Path) -> Tree:
     widths = [model.channels * multiplier for multiplier in model.multipliers]
     if model.patch_size != 1:
         raise refusal(where, "model.patch_size", model.patch_size, "diffusers' U-Net sees pixels")
+    if model.positions:
+        raise refusal(where, "model.positions", True, "diffusers' U-Net has no such vectors")
     if model.text.encoder != "none":
         raise refusal(
             where, "model.text.encoder", model.text.encoder, "diffusers' U-Net reads no captions"
