@@ -77,13 +77,13 @@ class Recorder:
         self.prompt = prompt
         self.frames: list[Frame] = []
         self.steps = 0  # of the longest way
-        self._samples: dict[int, None] = {}
+        self._samples: set[int] = set()
         self._play = play
 
     def step(self, samples: Sequence[int], done: int, total: int, look: Look) -> None:
         """Step `done` of `total` of a batch of `samples` is over."""
         for sample in samples[: SAMPLES - len(self._samples)]:
-            self._samples[sample] = None
+            self._samples.add(sample)
         if not _kept(done, total):
             return
         rows = [row for row, sample in enumerate(samples) if sample in self._samples]
@@ -100,8 +100,7 @@ class Recorder:
 
     def trace(self, facts: dict[str, Any]) -> Trace:
         """All that was kept."""
-        order = {sample: number for number, sample in enumerate(self._samples)}
-        frames = sorted(self.frames, key=lambda frame: (order[frame.sample], frame.step))
+        frames = sorted(self.frames, key=lambda frame: (frame.sample, frame.step))
         return Trace({**facts, "steps": self.steps}, frames)
 
 

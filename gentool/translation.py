@@ -1,7 +1,8 @@
 """Texts of texts, line by line: in batches of sentences of about one length, out in their order."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from gentool.checkpoint.load import Loaded
 from gentool.device import pick_device, use_bf16
 from gentool.errors import BadDataError, UsageError
 from gentool.protocol import Hypothesis
+from gentool.trace import SAMPLES, Look, Recorder
 
 WINDOW = 8  # batches' worth of lines that are sorted by length together
 
@@ -33,6 +35,7 @@ def translate_lines(
     references: Iterable[str] | None = None,
     device: str = "auto",
     precision: str | None = None,
+    recorder: Recorder | None = None,
     **how: Any,
 ) -> Iterator[tuple[int, list[Hypothesis] | BadDataError]]:
     """Each line with what is made of it, best first, in order: (its number from 0, hypotheses), or
@@ -41,8 +44,9 @@ def translate_lines(
     None among the lines: no other has come for a while, so those that are waiting go on. So many
     lines are held as make WINDOW batches: input without end is no trouble. batch_tokens: the most
     in a batch, length candidates and padding included. references: a line for each, whose lengths
-    are taken instead of predicted ones. how: as for the backend's `translate`. Raises UsageError,
-    and BadDataError where there are not as many references as lines.
+    are taken instead of predicted ones. recorder: is shown the first lines. how: as for the
+    backend's `translate`. Raises UsageError, and BadDataError where there are not as many
+    references as lines.
     """
     if settings.length_beam > loaded.config.data.length:
         raise UsageError(
@@ -59,13 +63,28 @@ def translate_lines(
             gold = [j.gold for j in batch] if references is not None else None
             with torch.autocast(chosen.type, torch.bfloat16, enabled=bf16):
                 answers = loaded.backend.translate(
-                    network, [j.src_ids for j in batch], settings, gold=gold, **how
-                )
+                    network, [j.src_ids for j in batch], settings, gold=gold,
+                    on_step=_watch(recorder, [j.number for j in batch], settings.steps), **how,
+                )  # fmt: skip
             for job, answer in zip(batch, answers, strict=True):
                 job.answer = answer
         for job in window:
             assert job.answer is not None
             yield job.number, job.answer
+
+
+def _watch(
+    recorder: Recorder | None, numbers: Sequence[int], steps: int
+) -> Callable[[Look], None] | None:
+    """What shows `recorder` those lines of a batch, by their numbers, that are among the first."""
+    rows = [row for row, number in enumerate(numbers) if number < SAMPLES]
+    if recorder is None or not rows:
+        return None
+    done = count(1)
+    return lambda look: recorder.step(
+        [numbers[row] for row in rows], next(done), steps,
+        lambda chosen: look([rows[i] for i in chosen]),
+    )  # fmt: skip
 
 
 def _jobs(

@@ -287,3 +287,28 @@ def test_the_posterior_of_words_is_bayes_rule():
     found = word_posterior(x_t.float(), E.float(), alpha_bar, sigma_0)
     assert torch.allclose(found, wanted.float(), atol=1e-5)
     assert (word_posterior(E.float(), E.float(), 1.0, 0.05).argmax(1) == torch.arange(5)).all()
+
+
+def test_a_trace_of_translations_masks_fewer_tokens_each_pass(cli, pairs_run, tmp_path):
+    lines = tmp_path / "in.txt"
+    lines.write_text("a small red circle in the top left\n\na large blue cross in the center\n")
+    plain = cli("decode", "mask-predict", lines, "-c", pairs_run, "--steps", "4")
+    how = tmp_path / "how.jsonl"
+    traced = cli("decode", "mask-predict", lines, "-c", pairs_run, "--steps", "4", "--trace", how)
+    assert traced.out == plain.out
+    head, *frames = map(json.loads, how.read_text().splitlines())
+    assert head["seed"] is None and head["command"].startswith("gentool decode mask-predict")
+    assert [frame["sample"] for frame in frames] == [0] * 4 + [2] * 4  # an empty line has none
+    for sample, line in ((0, 0), (2, 2)):
+        mine = [frame for frame in frames if frame["sample"] == sample]
+        rows = [frame["tokens"]["y"] for frame in mine]
+        masked = [sum(row["masked"]) for row in rows]
+        assert masked == sorted(masked, reverse=True) and masked[0] > masked[-1] == 0
+        last = "".join(word for word in rows[-1]["words"] if not word.startswith("<"))
+        assert last.replace(" ", "") == traced.out.splitlines()[line].replace(" ", "")
+        assert mine[0]["prompt"].startswith("a ")
+
+
+def test_fast_decoding_has_no_trace(cli, pairs_run, tmp_path):
+    result = cli("decode", "mask-predict", "-c", pairs_run, "--fast", "--trace", tmp_path / "x.gif")
+    assert result.code == 2 and "--fast" in result.err

@@ -32,12 +32,12 @@ def tracing(
     verb: str,
     loaded: "Loaded",
     settings: Any,
-    seed: int,
+    seed: int | None,
     prompt: Callable[[int], str] = lambda sample: "",
 ) -> Iterator["Recorder | None"]:
     """A recorder for what is drawn in the block, whose trace then goes to `target`.
 
-    prompt: what a sample is drawn for.
+    seed: None where there is no chance in it. prompt: what a sample is drawn for.
     """
     if target is None:
         yield None

@@ -1,5 +1,6 @@
 """`gentool decode` for the backends that make text of text."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
@@ -9,8 +10,10 @@ from gentool.cli.answers import OnError, check_on_error, write_answers
 from gentool.cli.console import console
 from gentool.cli.options import flag, value
 from gentool.cli.sample_text import Out
-from gentool.errors import UsageError
+from gentool.cli.tracing import Trace, tracing
+from gentool.errors import BadDataError, UsageError
 from gentool.registry import options_module
+from gentool.trace import SAMPLES
 
 BatchTokens = Annotated[
     int,
@@ -55,6 +58,7 @@ def translate(
         value("FILE", "Take the lengths of these references, for analysis; around them the beam."),
     ] = None,
     out: Out = "-",
+    trace: Trace = None,
     batch_tokens: BatchTokens = 4096,
     device: options.Device = "auto",
     precision: options.Precision = None,
@@ -67,12 +71,14 @@ def translate(
     echo 'a small red circle in the top left' | gentool decode {backend}
     gentool decode {backend} in.txt --steps 4 --length-beam 3 > out.txt
     gentool decode {backend} in.txt --n-best 5 --json
+    gentool decode {backend} in.txt --trace how.html
 
     Lines come out in order, as soon as they are done; an empty line stays empty.
     """
     check_on_error(on_error)
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.protocol import Hypothesis
+    from gentool.render.traces import check_trace_target
     from gentool.sampling import sample_settings, words
     from gentool.streams import arriving_lines, stream_lines
     from gentool.translation import translate_lines
@@ -86,19 +92,18 @@ def translate(
         )
     if n_best > 1 and fast:
         raise UsageError("--fast keeps one candidate of each line, so there is no --n-best")
+    if trace:
+        if fast:
+            raise UsageError("--trace shows the paper's method, so it goes without --fast")
+        check_trace_target(trace)
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}")
-    answers = translate_lines(
-        loaded,
-        arriving_lines(inputs or "-"),
-        chosen,
-        references=stream_lines(gold_length) if gold_length else None,
-        batch_tokens=batch_tokens,
-        device=device,
-        precision=precision,
-        n_best=n_best,
-        dedup=dedup,
-        fast=fast,
-    )
+    first: list[str] = []  # lines, that a trace shows
+
+    def lines() -> Iterator[str | BadDataError | None]:
+        for line in arriving_lines(inputs or "-"):
+            if trace and line is not None and len(first) < SAMPLES:
+                first.append(str(line))
+            yield line
 
     def record(number: int, answer: Any) -> dict[str, Any]:
         told: dict[str, Any] = {"id": number + 1, "text": "", "score": None, "length": 0}
@@ -107,4 +112,18 @@ def translate(
         told["steps"] = answer.steps if isinstance(answer, Hypothesis) else 0
         return told | ({"error": str(answer)} if isinstance(answer, Exception) else {})
 
-    write_answers(answers, record, out, num=n_best, on_error=on_error, as_json=as_json)
+    with tracing(trace, "decode", loaded, chosen, None, first.__getitem__) as recorder:
+        answers = translate_lines(
+            loaded,
+            lines(),
+            chosen,
+            references=stream_lines(gold_length) if gold_length else None,
+            batch_tokens=batch_tokens,
+            device=device,
+            precision=precision,
+            n_best=n_best,
+            dedup=dedup,
+            fast=fast,
+            recorder=recorder,
+        )
+        write_answers(answers, record, out, num=n_best, on_error=on_error, as_json=as_json)

@@ -42,7 +42,7 @@ def _told(facts: dict[str, Any]) -> dict[str, str]:
     settings = ", ".join(f"{name} {value}" for name, value in facts["settings"].items())
     return {
         "checkpoint": f"{facts['checkpoint']} (step {facts['checkpoint_step']})",
-        "seed": str(facts["seed"]),
+        **({} if facts["seed"] is None else {"seed": str(facts["seed"])}),
         "settings": settings,
         "command": facts["command"],
     }

@@ -1,15 +1,16 @@
 """mask-predict for the shared layers: the only file that sees both algorithm and network."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gentool import trace
 from gentool.backends.mask_predict import Config, DecodeConfig
 from gentool.backends.mask_predict.algorithm import (
-    OnStep,
     fast_mask_predict,
     gold_lengths,
     likely_lengths,
@@ -27,6 +28,7 @@ from gentool.errors import BadDataError, UsageError
 from gentool.protocol import Batch, Hypothesis
 from gentool.rng import BatchRng
 from gentool.tokenizers import Tokenizer, source_side
+from gentool.trace import OnStep, View
 
 
 class Backend:
@@ -130,12 +132,13 @@ class Backend:
 
         gold: the lengths of references, around which lengths are tried in place of predicted ones.
         dedup: of equal tokens side by side one is kept. fast: not the paper's method, and one
-        hypothesis alone; see `fast_mask_predict`. on_step: has a row for each candidate, all of one
-        source before those of the next; without `fast`.
+        hypothesis alone; see `fast_mask_predict`. on_step: hears of all passes of each source's
+        best hypothesis after the last, when it is known which that is; not with `fast`.
         """
         core: Any = network.eval()
         device = next(network.parameters()).device
         memory = core.encode(padded(src_ids, self.source.special("pad")).to(device))
+        seen: list[tuple[Tensor, ...]] = []  # of each pass: ids, probabilities, what was masked
         B, beam, T = len(src_ids), decode.length_beam, decode.steps
         if gold is None:
             N = likely_lengths(memory.length_logits, beam)
@@ -150,9 +153,15 @@ class Backend:
             N = N.flatten()
             ids, log_p = mask_predict(
                 lambda ids, is_masked: core.decode(ids, is_masked, memory),
-                N, T, self.mask, self.pad, on_step,
+                N, T, self.mask, self.pad,
+                (lambda t, *told: seen.append(told)) if on_step else None,
             )  # fmt: skip
             passes = torch.full_like(N, T)
+            if on_step:
+                best = score(log_p, N).view(B, beam).argmax(dim=1)
+                best += beam * torch.arange(B, device=device)
+                for t in range(T):
+                    on_step(partial(self._views, seen, t, best))
         found = zip(
             ids.tolist(), N.tolist(), score(log_p, N).tolist(), passes.tolist(), strict=True
         )
@@ -162,6 +171,22 @@ class Backend:
         each = len(made) // B
         candidates = [made[start : start + each] for start in range(0, len(made), each)]
         return [sorted(those, key=lambda h: -h.score)[:n_best] for those in candidates]
+
+    def _views(
+        self, seen: Sequence[tuple[Tensor, ...]], t: int, best: Tensor, rows: Sequence[int]
+    ) -> list[View]:
+        """The hypotheses `best` [B] of some sources after pass t, those tokens masked that the next
+        pass predicts again."""
+        mine = best[list(rows)]
+        ids, p, is_masked = (x[mine].cpu() for x in seen[t])
+        again = seen[t + 1][2][mine].cpu() if t + 1 < len(seen) else torch.zeros_like(is_masked)
+        views = []
+        for row, confidence, masked in zip(ids.tolist(), p.float(), again, strict=True):
+            words = tuple("" if id == self.pad else self.tokenizer.token(id) for id in row)
+            views.append(
+                View(tokens={"y": trace.Tokens(confidence.numpy(), masked.numpy(), words)})
+            )
+        return views
 
     def _text(self, ids: list[int], dedup: bool) -> str:
         if dedup:
