@@ -1,6 +1,7 @@
 """Captions for networks that draw: tokens, encoders trained along and frozen ones."""
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -147,10 +148,10 @@ def test_scenes_are_told_in_the_language_asked_for():
 
 def test_a_tokenizer_is_made_from_the_captions_of_the_training_part(tmp_path, monkeypatch):
     monkeypatch.setattr("gentool.data.holdout.ENOUGH", 300)
-    tokens = make(TokenizerConfig(min_count=1), training_texts(ImageData(language="both")))
+    tokens = make(TokenizerConfig(min_count=1), partial(training_texts, ImageData(language="both")))
     assert tokens.special("unk") not in tokens.encode(Scenes("test", "both")[3].caption)
     shard(tmp_path / "0.tar", [member for i in range(40) for member in record(f"{i}", i)])
-    found = list(training_texts(ImageData((str(tmp_path / "0.tar"),))))
+    found = list(training_texts(ImageData((str(tmp_path / "0.tar"),)), "both"))
     held_out = 40 - len(found)
     assert 1 <= held_out <= 3 and set(found) < {f"number {i}" for i in range(40)}
 
@@ -160,4 +161,4 @@ def test_data_without_captions_have_no_tokenizer(tmp_path):
 
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     with pytest.raises(BadDataError, match="no text"):
-        make(TokenizerConfig(), training_texts(ImageData((str(tmp_path),))))
+        make(TokenizerConfig(), partial(training_texts, ImageData((str(tmp_path),))))

@@ -63,7 +63,8 @@ def load_checkpoint(folder: Path, backend: str) -> Loaded:
     tensors, step, tokenizer = read_weights(folder, run_config.config)
     try:
         config = build(options_module(backend).Config, run_config.config)
-        if has_tokens(config) != (tokenizer is not None):
+        said = "tokenizer" in run_config.config and has_tokens(config)
+        if said != (tokenizer is not None):
             raise BadCheckpointError(
                 f"{folder}: only one of config.json and the weights knows of a tokenizer"
             )

@@ -80,11 +80,14 @@ def bench(
         chosen = sample_settings(loaded, settings)
         name = run.quality_metric(loaded, metric)
         sides = [("gentool", loaded)]
+        captioned = getattr(loaded.backend, "captions", None) is not None
         if against:
             sides.append((against, peer(backend, against).peer(loaded)))
         for one in run.varied(chosen, numbers, samplers):
             for by, side in sides:
-                how = (side, one, None, num, seed, device, batch_size, precision)
+                # What reads captions is asked to show them.
+                data = "scenes:test" if name == "scenes" and captioned else None
+                how = (side, one, data, num, seed, device, batch_size, precision)
                 jobs.append((run.TimedRequest(*how), name, by))
     least = min(numbers)
     records = []

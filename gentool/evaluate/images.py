@@ -36,10 +36,19 @@ from gentool.training.validation import BATCH, held_out_examples
 
 
 def scenes(request: Request) -> list[Figure]:
-    """What samples of a model of the built-in world show; of one that reads captions, whether they
-    show what these say."""
-    if request.loaded.backend.captions:
-        return _captioned(request)
+    """What samples of a model of the built-in world show; of one that reads captions, also whether
+    they show what these say, and that alone where `data` names a split."""
+    if not request.loaded.backend.captions:
+        return _unprompted(request)
+    try:
+        request.loaded.backend.no_condition()
+        alone = request.data is not None
+    except UsageError:  # it was never taught to draw without a caption
+        alone = True
+    return _captioned(request) if alone else _unprompted(request) + _captioned(request)
+
+
+def _unprompted(request: Request) -> list[Figure]:
     batches = request.drawn(draw_samples)
     pixels = np.concatenate([to_uint8(images) for _, images in batches])
     return request.of_samples(unconditional_figures(pixels))

@@ -23,11 +23,6 @@ class ModelConfig:
 
 
 @dataclass
-class SampleConfig:
-    """Nothing is drawn."""
-
-
-@dataclass
 class Config:
     """Everything a features recipe can set."""
 
@@ -38,4 +33,3 @@ class Config:
             steps=3000, batch_size=64, learning_rate=1e-3, schedule="cosine", optimizer="adamw"
         )
     )
-    sample: SampleConfig = field(default_factory=SampleConfig)
