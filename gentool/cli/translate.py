@@ -13,7 +13,6 @@ from gentool.cli.sample_text import Out
 from gentool.cli.tracing import Trace, tracing
 from gentool.errors import BadDataError, UsageError
 from gentool.registry import options_module
-from gentool.trace import SAMPLES
 
 BatchTokens = Annotated[
     int,
@@ -81,6 +80,7 @@ def translate(
     from gentool.render.traces import check_trace_target
     from gentool.sampling import sample_settings, words
     from gentool.streams import arriving_lines, stream_lines
+    from gentool.trace import SAMPLES
     from gentool.translation import translate_lines
 
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
