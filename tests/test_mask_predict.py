@@ -127,28 +127,25 @@ def test_hypotheses_do_not_depend_on_the_rest_of_the_batch(backend):
 
 
 def test_what_cannot_change_is_computed_once(backend, monkeypatch):
-    net, calls = network(), Counter()
+    net, calls, sizes = network(), Counter(), []
     for place, name in [(net, "encode"), (net, "decode"), (net.decoder[0].cross, "keys_values")]:
         call = getattr(place, name)
 
         def counting(*given, name=name, call=call):
             calls[name] += 1
+            if name == "decode":
+                sizes.append(int(given[1].sum()))  # of what is masked
             return call(*given)
 
         monkeypatch.setattr(place, name, counting)
-    sizes = []
-
-    def on_step(t, ids, p, is_masked):
-        sizes.append(int(is_masked.sum()))
-
-    backend.translate(net, sources(3), DecodeConfig(6, 4), on_step=on_step)
+    backend.translate(net, sources(3), DecodeConfig(6, 4))
+    assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[-1]
     assert calls == {"encode": 1, "keys_values": 1, "decode": 6}
     ids = torch.full((2, 5), MASK)
     is_masked = torch.tensor([[True] * 5, [False, True, False, True, False]])
     memory = net.encode(torch.tensor([[7, 8], [9, PAD]]))
     assert net.decode(ids, is_masked, memory).shape == (7, V), "logits of masked positions alone"
     assert memory.keys_values[0][0].shape[0] == 2, "of sources, not of candidates"
-    assert sizes == sorted(sizes, reverse=True) and sizes[0] > sizes[-1]
 
 
 def test_fast_goes_on_with_the_best_candidate_and_stops_where_nothing_changes(backend, monkeypatch):
