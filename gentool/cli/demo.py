@@ -42,13 +42,14 @@ def demo(
     console.info("2. sixteen samples of what it has learnt")
     sample_images(backend, {}, checkpoint=str(run), out=str(out / "trained-here.png"))
     if RECIPE in shipped("checkpoints"):
-        console.info("3. sixteen samples of the shipped checkpoint, the same recipe trained longer")
+        console.info("3. sixteen samples of the shipped checkpoint, trained longer")
         sample_images(backend, {}, checkpoint=RECIPE, out=str(out / "shipped.png"))
     console.info(
         """
 Next:
   gentool sample ddpm -n 64 --out grid.png       more pictures
   gentool sample ddpm --sampler ddim --steps 10  in fewer steps
+  gentool sample diffusion-lm | gentool decode mask-predict   sentences, translated
   gentool train ddpm --data FOLDER               your own images
   gentool train ddpm --data FOLDER --set data.image_size=64   larger ones
   gentool --help                                 everything else"""
