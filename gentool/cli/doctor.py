@@ -1,6 +1,5 @@
 """`gentool doctor`: is this installation in order, and what can this machine do?"""
 
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -54,7 +53,12 @@ def doctor(as_json: options.Json = False) -> None:
 
 
 def _version_of(name: str) -> Callable[[], str]:
-    return lambda: importlib.metadata.version(name)
+    def version() -> str:
+        from importlib.metadata import version  # not for every --help
+
+        return version(name)
+
+    return version
 
 
 def _device() -> str:

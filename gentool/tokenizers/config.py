@@ -8,8 +8,6 @@ from typing import Any
 from gentool.errors import UsageError
 from gentool.settings import setting
 from gentool.tokenizers import KINDS, LEAST_COVERAGE, Tokenizer, load, pretrained, train
-from gentool.tokenizers.folder import ABOUT
-from gentool.tokenizers.sides import Sides
 
 
 @dataclass
@@ -68,6 +66,9 @@ def make(config: TokenizerConfig, texts: Callable[[str], Iterable[str]]) -> Toke
 
     Raises as `load`, `pretrained` and `train`.
     """
+    from gentool.tokenizers.folder import ABOUT  # not for every --help
+    from gentool.tokenizers.sides import Sides
+
     separate = isinstance(config, PairTokenizerConfig) and config.vocabularies == "separate"
     if not config.name:
         sides = ("source", "target") if separate else ("both",)
