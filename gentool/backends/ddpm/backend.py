@@ -11,13 +11,14 @@ from gentool.backends.ddpm.algorithm import ModelFn, denoiser, guided, training_
 from gentool.backends.ddpm.network import UNet
 from gentool.data.holdout import train_and_validation
 from gentool.data.images import Picture, picture
-from gentool.data.source import Data, Example, Source, consecutive
+from gentool.data.source import Data, Example, Source
 from gentool.diffusion.bound import prior_term, step_term
 from gentool.diffusion.gaussian import Gaussian
 from gentool.diffusion.samplers import repaint
 from gentool.diffusion.samplers import sample as walk
 from gentool.diffusion.schedules import SCHEDULES
-from gentool.errors import BadDataError, UsageError
+from gentool.errors import UsageError
+from gentool.nn.conditions import Conditioned, label
 from gentool.nn.text import Captions, Encoded
 from gentool.protocol import Batch
 from gentool.render import grid, to_uint8
@@ -26,12 +27,16 @@ from gentool.tokenizers import Tokenizer
 from gentool.trace import OnStep, View
 
 
-class Backend:
+class Backend(Conditioned):
     """Implements gentool.protocol.Backend, `draw` for the image verbs, and `bound` for eval."""
+
+    drop_setting = "diffusion.drop_condition"
 
     def __init__(self, config: Config, tokenizer: Tokenizer | None = None) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.captions = Captions(config.model.text, tokenizer) if tokenizer else None
+        self.classes = config.model.classes
+        self.drop_condition = config.diffusion.drop_condition
         self.shape = (config.data.channels, config.data.image_size, config.data.image_size)
         _check(config)
         betas = SCHEDULES[config.diffusion.schedule](config.diffusion.T)
@@ -69,15 +74,7 @@ class Backend:
     def collate(self, examples: Sequence[Picture], rng: BatchRng) -> Batch:
         x_0 = torch.stack([example.image for example in examples])
         batch = {"x_0": x_0, "t": rng.integers(self.chain.T), "eps": rng.normal(*self.shape)}
-        if self.config.model.classes or self.captions:
-            dropped = rng.uniform() < self.config.diffusion.drop_condition
-        if self.config.model.classes:
-            y = torch.tensor([_label(example) for example in examples])
-            batch["y"] = torch.where(dropped, self.null_class, y)
-        if self.captions:
-            text = self.captions.rows([example.caption for example in examples])
-            batch["text"] = torch.where(dropped[:, None], self.captions.null, text)
-        return batch
+        return batch | self.conditions(examples, rng)
 
     def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
         diffusion = self.config.diffusion
@@ -105,34 +102,9 @@ class Backend:
         self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
     ) -> None:
         rng = BatchRng.for_samples(0, range(16))
-        y = torch.arange(16) % self.config.model.classes if self.config.model.classes else None
-        text = None
-        if self.captions:
-            lines = [example.caption for example in consecutive(self._held_out, 0, 16)]
-            lines = (16 * lines)[:16]
-            text = self.captions.rows(lines)
-            (folder / f"{stem}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        images = self.draw(network, rng, self.config.sample, lambda *_: poll(), y=y, text=text)
+        told = self.shown(self._held_out, 16, folder / f"{stem}.txt")
+        images = self.draw(network, rng, self.config.sample, lambda *_: poll(), **told)
         grid(to_uint8(images)).save(folder / f"{stem}.png")
-
-    @property
-    def null_class(self) -> int:
-        """The class that stands for none, in training where one was dropped."""
-        return self.config.model.classes
-
-    def no_condition(self) -> None:
-        """Raise UsageError for a model that was never taught to draw without its condition."""
-        what = "caption" if self.captions else "class"
-        if self._conditional and not self.config.diffusion.drop_condition:
-            raise UsageError(
-                f"this model was trained with a {what} for every image (diffusion.drop_condition "
-                "0): it cannot draw or guide without one",
-                f"name a {what}, and no guidance scale but 1",
-            )
-
-    @property
-    def _conditional(self) -> bool:
-        return bool(self.config.model.classes or self.captions)
 
     def variance(self, sample: SampleConfig) -> str:
         """Which variance of Gaussian.log_variance `sample` means for this model."""
@@ -200,7 +172,7 @@ class Backend:
         network.eval()
         device = next(network.parameters()).device
         x_0 = torch.stack([example.image for example in examples]).to(device)
-        y = torch.tensor([_label(e) for e in examples]) if self.config.model.classes else None
+        y = torch.tensor([label(e) for e in examples]) if self.config.model.classes else None
         text = self.captions.rows([e.caption for e in examples]) if self.captions else None
         self._check_sample(sample, y, text)
         chain = self.chain.respaced(sample.steps, sample.spacing)
@@ -285,12 +257,6 @@ def _views(rows: Sequence[int], x_t: Tensor, x_0_hat: Tensor) -> list[View]:
     """What is on its way and where it seems to lead."""
     pictures = [to_uint8(x[list(rows)]) for x in (x_t, x_0_hat)]
     return [View({"x_t": a, "x_0_hat": b}) for a, b in zip(*pictures, strict=True)]
-
-
-def _label(example: Picture) -> int:
-    if example.label is None:
-        raise BadDataError(f"{example.key} has no class", "model.classes = 0 trains without")
-    return example.label
 
 
 def _check(config: Config) -> None:

@@ -26,8 +26,9 @@ from gentool.backends.mvtm.algorithm import (
 from gentool.backends.mvtm.network import MaskedTransformer
 from gentool.data.holdout import train_and_validation
 from gentool.data.images import Picture, picture
-from gentool.data.source import Data, Source, consecutive
-from gentool.errors import BadDataError, UsageError
+from gentool.data.source import Data, Source
+from gentool.errors import UsageError
+from gentool.nn.conditions import Conditioned
 from gentool.nn.text import Captions
 from gentool.protocol import Batch
 from gentool.render import grid, to_uint8
@@ -37,8 +38,10 @@ from gentool.tokenizers.pictures import PictureTokenizer
 from gentool.trace import OnStep, View
 
 
-class Backend:
+class Backend(Conditioned):
     """Implements gentool.protocol.Backend, and `draw` for the image verbs."""
+
+    drop_setting = "masking.drop_condition"
 
     def __init__(self, config: Config, tokenizer: PictureTokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
@@ -51,6 +54,8 @@ class Backend:
         if encoder != "none":
             assert tokenizer.text
             self.captions = Captions(config.model.text, tokenizer.text)
+        self.classes = config.model.classes
+        self.drop_condition = config.masking.drop_condition
         # The vocabulary: codes, classes, the class that stands for none, and the mask, the last.
         classes = config.model.classes
         self.vocabulary = self.K + classes + bool(classes and config.masking.drop_condition) + 1
@@ -92,14 +97,7 @@ class Backend:
             batch["ids"] = torch.from_numpy(np.stack(ids))
         else:
             batch["x"] = torch.stack([e.image for e in examples if isinstance(e, Picture)])
-        dropped = rng.uniform() < masking.drop_condition  # [B]
-        if self.config.model.classes:
-            y = torch.tensor([_label(example) for example in examples])
-            batch["y"] = torch.where(dropped, self.null_class, y)
-        if self.captions:
-            rows = self.captions.rows([example.caption for example in examples])
-            batch["text"] = torch.where(dropped[:, None], self.captions.null, rows)
-        return batch
+        return batch | self.conditions(examples, rng)
 
     def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
         y = batch["ids"] if "ids" in batch else self.image.encode(batch["x"])  # [B, N]
@@ -115,34 +113,9 @@ class Backend:
         self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
     ) -> None:
         rng = BatchRng.for_samples(0, range(16))
-        y = torch.arange(16) % self.config.model.classes if self.config.model.classes else None
-        text = None
-        if self.captions:
-            lines = [example.caption for example in consecutive(self._held_out, 0, 16)]
-            lines = (16 * lines)[:16]
-            text = self.captions.rows(lines)
-            (folder / f"{stem}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        images = self.draw(network, rng, self.config.sample, lambda *_: poll(), y=y, text=text)
+        told = self.shown(self._held_out, 16, folder / f"{stem}.txt")
+        images = self.draw(network, rng, self.config.sample, lambda *_: poll(), **told)
         grid(to_uint8(images)).save(folder / f"{stem}.png")
-
-    @property
-    def null_class(self) -> int:
-        """The class that stands for none, in training where one was dropped."""
-        return self.config.model.classes
-
-    def no_condition(self) -> None:
-        """Raise UsageError for a model that was never taught to draw without its condition."""
-        what = "caption" if self.captions else "class"
-        if self._conditional and not self.config.masking.drop_condition:
-            raise UsageError(
-                f"this model was trained with a {what} for every image (masking.drop_condition "
-                "0): it cannot draw or guide without one",
-                f"name a {what}, and no guidance scale but 1",
-            )
-
-    @property
-    def _conditional(self) -> bool:
-        return bool(self.config.model.classes or self.captions)
 
     @torch.no_grad()
     def draw(
@@ -268,12 +241,6 @@ class Backend:
             )
         if bare or scale != 1.0 or (y is not None and bool((y == self.null_class).any())):
             self.no_condition()
-
-
-def _label(example: Picture | Tokens) -> int:
-    if example.label is None:
-        raise BadDataError(f"{example.key} has no class", "model.classes = 0 trains without")
-    return example.label
 
 
 def _check(config: Config, shape: tuple[int, int, int]) -> None:
