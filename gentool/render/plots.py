@@ -7,6 +7,7 @@ from typing import Any
 
 from gentool.checkpoint.atomic import write_file
 from gentool.errors import BadDataError, UsageError
+from gentool.extras import extra
 
 ENDINGS = (".png", ".svg", ".pdf")
 PANELS = {
@@ -113,10 +114,5 @@ def save(figure: Any, path: Path) -> None:
 
 def _figure(width: float, height: float) -> Any:
     """An empty figure, inches wide and high. Raises UsageError where there is no matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError(
-            "--plot needs matplotlib, which is not installed", "pip install 'gentool[eval]'"
-        ) from None
-    return Figure((width, height), layout="constrained")
+    matplotlib = extra("matplotlib.figure", "--plot")
+    return matplotlib.Figure((width, height), layout="constrained")

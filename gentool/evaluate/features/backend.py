@@ -21,6 +21,7 @@ class Backend:
     """Implements gentool.protocol.Backend. Raises UsageError where widths do not fit."""
 
     tokenizer = None
+    captions = None
 
     def __init__(self, config: Config) -> None:
         self.config = config

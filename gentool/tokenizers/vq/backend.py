@@ -24,6 +24,7 @@ class Backend:
     """Implements gentool.protocol.Backend: `gentool train vq`."""
 
     tokenizer = None  # it is one
+    captions = None
 
     def __init__(self, config: Config) -> None:
         self.config = config
