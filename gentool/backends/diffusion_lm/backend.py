@@ -45,6 +45,7 @@ class Backend:
     """Implements gentool.protocol.Backend, and `draw` for the text verbs."""
 
     captions = None
+    called = ""
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer

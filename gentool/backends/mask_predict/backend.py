@@ -35,6 +35,7 @@ class Backend:
     """Implements gentool.protocol.Backend, and `translate` for the text verbs."""
 
     captions = None
+    called = "decoder.0"
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer

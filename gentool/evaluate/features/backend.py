@@ -22,6 +22,7 @@ class Backend:
 
     tokenizer = None
     captions = None
+    called = ""
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -25,6 +25,7 @@ class Backend:
     """Implements gentool.protocol.Backend, and `judged` for eval."""
 
     captions = None
+    called = ""
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer

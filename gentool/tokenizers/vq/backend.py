@@ -25,6 +25,7 @@ class Backend:
 
     tokenizer = None  # it is one
     captions = None
+    called = ""
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -29,6 +29,7 @@ class Backend:
     """Implements gentool.protocol.Backend, and `control_nll` for the diffusion-lm it is of."""
 
     captions = None
+    called = ""
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
