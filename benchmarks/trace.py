@@ -10,8 +10,6 @@ A side is the drawing and, with a trace, the writing of its file: what `--trace 
 import argparse
 import tempfile
 from collections.abc import Callable
-from itertools import count
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,32 +35,39 @@ def main() -> None:
     parser.add_argument("--ending", default="html", choices=("html", "gif", "png", "jsonl"))
     options = parser.parse_args()
     console.quiet = True
-    known = [f"{name}={name}-scenes" for name in BACKENDS if f"{name}-scenes" in shipped(PLACE)]
-    figures: list[dict[str, Any]] = []
-    for text in options.checkpoints or known:
+    names = [f"{name}={name}-scenes" for name in BACKENDS]
+    there = [text for text in names if text.partition("=")[2] in shipped("checkpoints")]
+    figures = []
+    for text in options.checkpoints or there:
         backend, _, name = text.partition("=")
         loaded = load_checkpoint(find_checkpoint(name, backend), backend)
-        settings, draw = drawing(loaded, options.n)
-        with tempfile.TemporaryDirectory() as folder:
-            numbers = count()
-
-            def traced() -> None:
-                target = f"{folder}/{next(numbers)}.{options.ending}"  # noqa: B023, called at once
-                with tracing(target, "sample", loaded, settings, 0) as recorder:  # noqa: B023
-                    draw(recorder)  # noqa: B023
-
-            sides = {"plain": lambda: draw(None), "recorded": lambda: draw(Recorder())}  # noqa: B023
-            seconds = alternate(sides | {options.ending: traced}, options.repeats)
-        for side in ("recorded", options.ending):
-            figures.append(
-                {"metric": f"cost of a trace[{backend}, {side}]", "n": options.n, "seed": 0,
-                 "value": round(seconds[side] / seconds["plain"] - 1, 4),
-                 "seconds_per_sample": round(seconds["plain"] / options.n, 5),
-                 "steps": settings.steps, "checkpoint": Path(name).name,
-                 "repeats": options.repeats, "threads": torch.get_num_threads()}
-            )  # fmt: skip
-            print(figures[-1], flush=True)
+        figures += costs(loaded, options)
     append("trace-cost", "python benchmarks/trace.py", figures)
+
+
+def costs(loaded: Loaded, options: Any) -> list[dict[str, Any]]:
+    """What is added to the time of drawing, as a share of it: by recording, and with a file."""
+    settings, draw = drawing(loaded, options.n)
+    with tempfile.TemporaryDirectory() as folder:
+
+        def traced() -> None:
+            target = f"{folder}/x.{options.ending}"
+            with tracing(target, "sample", loaded, settings, 0) as recorder:
+                draw(recorder)
+
+        sides = {"plain": lambda: draw(None), "recorded": lambda: draw(Recorder())}
+        seconds = alternate(sides | {options.ending: traced}, options.repeats)
+    figures = []
+    for side in ("recorded", options.ending):
+        figures.append(
+            {"metric": f"cost of a trace[{loaded.run_config.backend}, {side}]",
+             "value": round(seconds[side] / seconds["plain"] - 1, 4), "n": options.n, "seed": 0,
+             "seconds_per_sample": round(seconds["plain"] / options.n, 5),
+             "steps": settings.steps, "checkpoint": loaded.folder.name,
+             "repeats": options.repeats, "threads": torch.get_num_threads()}
+        )  # fmt: skip
+        print(figures[-1], flush=True)
+    return figures
 
 
 def drawing(loaded: Loaded, n: int) -> tuple[Any, Callable[[Recorder | None], object]]:
@@ -85,5 +90,4 @@ def drawing(loaded: Loaded, n: int) -> tuple[Any, Callable[[Recorder | None], ob
     ]
 
 
-PLACE = "checkpoints"
 main()
