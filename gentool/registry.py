@@ -5,7 +5,7 @@ into the same kind of run, and nothing is drawn from it.
 """
 
 import importlib
-from typing import Any
+from typing import Any, Protocol
 
 from gentool.errors import UsageError, nearest
 
@@ -31,6 +31,24 @@ PEERS = {
 }
 
 
+class Options(Protocol):
+    """What the configuration module of a backend tells of it, beside its dataclasses: `Config`,
+    `DecodeConfig` and, where it draws, `SampleConfig`."""
+
+    KIND: str  # what it makes: images or text
+    DRAWS: bool  # from nothing, `gentool sample`; else it only makes outputs of inputs
+    TOKENS: bool  # of which it makes pictures
+    BOUND: bool  # whether there is one on -log p of held-out data
+    Config: type
+    DecodeConfig: type
+
+
+def backend_options(name: str) -> Options:
+    """The configuration module of a backend; imports no torch. Raises UsageError."""
+    module: Options = options_module(name)
+    return module
+
+
 def options_module(name: str) -> Any:
     """The configuration module of a backend or helper; imports no torch. Raises UsageError."""
     trained = BACKENDS | HELPERS
@@ -40,9 +58,8 @@ def options_module(name: str) -> Any:
 
 
 def draws(name: str) -> bool:
-    """Whether the backend draws samples; one without a SampleConfig only makes outputs of inputs,
-    `gentool decode`."""
-    return hasattr(options_module(name), "SampleConfig")
+    """Whether the backend draws samples; else it only makes outputs of inputs, `gentool decode`."""
+    return backend_options(name).DRAWS
 
 
 def default_recipe(name: str) -> str:

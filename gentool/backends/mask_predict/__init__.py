@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 
 from gentool.data.config import PairData
 from gentool.errors import UsageError
+from gentool.nn.config import check_heads
 from gentool.settings import setting
 from gentool.tokenizers.config import PairTokenizerConfig
 from gentool.training.config import TrainConfig
 
-KIND = "text"  # what it makes; without a SampleConfig, only of other text
+KIND, DRAWS, TOKENS, BOUND = "text", False, False, False  # see gentool.registry.Options
 
 
 @dataclass
@@ -27,8 +28,7 @@ class ModelConfig:
     dropout: float = setting(0.3, "dropout", low=0.0, high=0.9)
 
     def __post_init__(self) -> None:
-        if self.hidden % self.heads:
-            raise UsageError(f"model.heads {self.heads} does not divide model.hidden {self.hidden}")
+        check_heads("model", "hidden", self.hidden, self.heads)
 
 
 @dataclass

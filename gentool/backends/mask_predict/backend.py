@@ -34,6 +34,9 @@ from gentool.trace import OnStep, View
 class Backend:
     """Implements gentool.protocol.Backend, and `translate` for the text verbs."""
 
+    captions = None
+    called = "decoder.0"
+
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.source = source_side(tokenizer)
