@@ -1,5 +1,5 @@
-"""How a network is told a caption: settings of every backend that draws from text. Imports no
-torch."""
+"""Sections of settings that several backends share: what reads captions, and how large an
+encoder-decoder is. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -40,3 +40,19 @@ class TextConfig:
         if self.encoder != "pretrained":
             return given
         return TokenizerConfig("huggingface", self.name, self.revision)
+
+
+@dataclass
+class EncoderDecoderConfig:
+    """The transformer that makes text of text. Raises UsageError."""
+
+    hidden: int = setting(512, "width of the transformer", low=8)
+    feedforward: int = setting(2048, "width inside its feed-forward layers", low=8)
+    encoder_layers: int = setting(6, "layers of the encoder", low=1)
+    decoder_layers: int = setting(6, "layers of the decoder", low=1)
+    heads: int = setting(8, "attention heads per layer", low=1)
+    dropout: float = setting(0.3, "dropout", low=0.0, high=0.9)
+
+    def __post_init__(self) -> None:
+        if self.hidden % self.heads:
+            raise UsageError(f"model.heads {self.heads} does not divide model.hidden {self.hidden}")
