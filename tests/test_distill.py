@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import log_of, trained, weights_of
+from conftest import log_of, weights_of
 from encoders import text_encoder
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
@@ -19,56 +19,8 @@ from gentool.rng import BatchRng, generator, torch_seed
 from gentool.teacher import distill as distillation
 from gentool.teacher.generate import Teacher, open_teacher
 
-RECIPE = """\
-backend = "teacher"
-[data]
-spec = "{corpus}"
-length = 30
-[tokenizer]
-min_count = 1
-[model]
-hidden = 32
-feedforward = 64
-encoder_layers = 1
-decoder_layers = 1
-heads = 2
-[train]
-batch_size = 8
-steps = 120
-learning_rate = 0.01
-warmup_steps = 4
-schedule = "constant"
-ema_decay = 0.9
-log_every = 5
-save_every = 60
-validate_every = 60
-validation_examples = 8
-sample_every = 120
-"""
 PAIRS = [SceneTexts("train", "en-zh")[i] for i in range(60)]
 ENGLISH, CHINESE = [p.source for p in PAIRS], [p.text for p in PAIRS]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    """`SOURCE,TARGET`, sixty pairs of lines."""
-    folder = tmp_path_factory.mktemp("corpus")
-    for name, lines in {"x.en": ENGLISH, "x.zh": CHINESE}.items():
-        (folder / name).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    return f"{folder / 'x.en'},{folder / 'x.zh'}"
-
-
-@pytest.fixture(scope="module")
-def recipe(corpus, tmp_path_factory):
-    path = tmp_path_factory.mktemp("recipe") / "tiny-teacher.toml"
-    path.write_text(RECIPE.format(corpus=corpus))
-    return path
-
-
-@pytest.fixture(scope="module")
-def run(recipe, tmp_path_factory):
-    """A teacher trained for 120 steps. Not to be changed."""
-    return trained("teacher", recipe, tmp_path_factory.mktemp("runs") / "teacher")
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +42,10 @@ def seq2seq(folder, tokenizer, vocabulary=27):
 
 
 @pytest.fixture
-def distill(cli, run, corpus):
+def distill(cli, teacher_run, corpus):
     """`distill(out, …)` by the trained teacher from the corpus."""
 
-    def call(out, *arguments, teacher=run, data=corpus):
+    def call(out, *arguments, teacher=teacher_run, data=corpus):
         return cli("distill", "--teacher", teacher, "--data", data, "--out", out, *arguments)
 
     return call
@@ -118,22 +70,24 @@ def fails(result, code, *words):
 # --- the teacher
 
 
-def test_a_teacher_learns_and_a_cut_one_ends_in_the_same_bytes(cli, run, recipe, tmp_path):
-    records = [record for record in log_of(run) if "loss" in record]
+def test_a_teacher_learns_and_a_cut_one_ends_in_the_same_bytes(
+    cli, teacher_run, teacher_recipe, tmp_path
+):
+    records = [record for record in log_of(teacher_run) if "loss" in record]
     assert records[-1]["loss"] < 0.8 * records[0]["loss"]
-    drawn = (run / "samples/step-00000120.txt").read_text(encoding="utf-8").splitlines()
+    drawn = (teacher_run / "samples/step-00000120.txt").read_text(encoding="utf-8").splitlines()
     assert len(drawn) == 3 and drawn[0].split("\t")[0] in ENGLISH
     out = tmp_path / "cut"
-    given = ("train", "teacher", "--recipe", recipe, "--out", out, "-q")
+    given = ("train", "teacher", "--recipe", teacher_recipe, "--out", out, "-q")
     assert cli(*given, "--stop-at", 13).code == 0
     assert cli(*given, "--resume", "latest").code == 0
-    assert weights_of(out) == weights_of(run) and log_of(out) == log_of(run)
-    assert cli("sample", "teacher", "-c", run).code == 2
-    assert cli("inspect", run).code == 0
+    assert weights_of(out) == weights_of(teacher_run) and log_of(out) == log_of(teacher_run)
+    assert cli("sample", "teacher", "-c", teacher_run).code == 2
+    assert cli("inspect", teacher_run).code == 0
 
 
-def test_the_loss_is_that_of_each_token_after_those_before_it(run):
-    loaded = load_checkpoint(run, "teacher")
+def test_the_loss_is_that_of_each_token_after_those_before_it(teacher_run):
+    loaded = load_checkpoint(teacher_run, "teacher")
     backend, net = loaded.backend, loaded.network
     source, _ = backend.sources()
     examples = [backend.prepare(source, i, generator("x"), True) for i in range(5)]
@@ -153,10 +107,12 @@ def test_the_loss_is_that_of_each_token_after_those_before_it(run):
 
 
 @pytest.mark.parametrize("vocabularies", ["joint", "separate"])
-def test_weights_that_are_tied_are_stored_once_and_tied_again(cli, recipe, tmp_path, vocabularies):
+def test_weights_that_are_tied_are_stored_once_and_tied_again(
+    cli, teacher_recipe, tmp_path, vocabularies
+):
     out = tmp_path / "run"
     given = ("--set", f"tokenizer.vocabularies={vocabularies}", "--steps", 2, "-q")
-    assert cli("train", "teacher", "--recipe", recipe, "--out", out, *given).code == 0
+    assert cli("train", "teacher", "--recipe", teacher_recipe, "--out", out, *given).code == 0
     loaded = load_checkpoint(out, "teacher")
     names = [
         name for name in loaded.network.state_dict() if "shared" in name or "embed_tok" in name
@@ -170,8 +126,8 @@ def test_weights_that_are_tied_are_stored_once_and_tied_again(cli, recipe, tmp_p
 
 
 @torch.no_grad()
-def test_greedy_is_the_likeliest_token_at_each_place(run):
-    loaded = load_checkpoint(run, "teacher")
+def test_greedy_is_the_likeliest_token_at_each_place(teacher_run):
+    loaded = load_checkpoint(teacher_run, "teacher")
     teacher = loaded.backend.teacher(loaded.network)
     bos, eos = (loaded.tokenizer.special(name) for name in ("bos", "eos"))
     for line, made in zip(ENGLISH[:4], teacher.translate(ENGLISH[:4], 1), strict=True):
@@ -183,8 +139,8 @@ def test_greedy_is_the_likeliest_token_at_each_place(run):
         assert made == loaded.tokenizer.decode(ids)
 
 
-def test_translations_do_not_depend_on_the_batches_and_one_too_long_has_none(run):
-    teacher = open_teacher(str(run), "cpu", None)
+def test_translations_do_not_depend_on_the_batches_and_one_too_long_has_none(teacher_run):
+    teacher = open_teacher(str(teacher_run), "cpu", None)
     lines = [*ENGLISH[:6], "red " * 31, *ENGLISH[6:9]]
     made = teacher.translate(lines, 3)
     assert made[6] is None and all(made[:6]) and len({*made}) > 2
@@ -197,13 +153,13 @@ def test_translations_do_not_depend_on_the_batches_and_one_too_long_has_none(run
 
 
 def test_targets_are_the_teacher_s_and_held_out_ones_the_references(
-    distill, cli, run, corpus, tmp_path
+    distill, cli, teacher_run, corpus, tmp_path
 ):
     out = tmp_path / "out"
     result = distill(out, "--json", "--beam", 2)
     assert result.code == 0, result.err
     assert lines_of(out / "source.txt") == ENGLISH
-    made = open_teacher(str(run), "cpu", None).translate(ENGLISH, 2)
+    made = open_teacher(str(teacher_run), "cpu", None).translate(ENGLISH, 2)
     targets = lines_of(out / "target.txt")
     held_out = list(text_train_and_validation(PairData(spec=(corpus,)))[1].indices)
     assert len(held_out) == 3
@@ -230,7 +186,7 @@ def test_targets_are_the_teacher_s_and_held_out_ones_the_references(
     assert report["figures"] == result.records and report["seconds"] > 0
     assert spec in result.err
     fails(distill(out, "-q", "--beam", 2), 2, "already holds", "--overwrite")
-    own = ("distill", "--teacher", run, "--out", out, "--overwrite", "--num", 30, "-q")
+    own = ("distill", "--teacher", teacher_run, "--out", out, "--overwrite", "--num", 30, "-q")
     assert cli(*own).code == 0, "the data that the teacher was trained on"
     assert lines_of(out / "source.txt") == ENGLISH[:30]
 
@@ -299,9 +255,9 @@ def test_no_more_time_keeps_what_is_done(distill, tmp_path, window, monkeypatch)
     assert len(lines_of(out / "target.txt")) == 60
 
 
-def test_a_teacher_is_trained_first_where_none_is_given(cli, recipe, run, tmp_path):
+def test_a_teacher_is_trained_first_where_none_is_given(cli, teacher_recipe, teacher_run, tmp_path):
     out = tmp_path / "out"
-    command = ("distill", "--recipe", recipe, "--out", out, "--num", 8)
+    command = ("distill", "--recipe", teacher_recipe, "--out", out, "--num", 8)
     endless = ("distill", "--recipe", "teacher-scenes", "--out", out, "-q")
     fails(cli(*endless), 2, "no end", "--num")
     assert not out.exists()
@@ -312,7 +268,7 @@ def test_a_teacher_is_trained_first_where_none_is_given(cli, recipe, run, tmp_pa
     assert "resuming" in result.err and len(lines_of(out / "target.txt")) == 8
     again = cli(*command, "--set", "train.steps=20", "--overwrite")
     assert again.code == 0 and "resuming" not in again.err, "it is at its end"
-    fails(cli(*command, "--teacher", run, "-q"), 2, "--recipe")
+    fails(cli(*command, "--teacher", teacher_run, "-q"), 2, "--recipe")
     fails(
         cli("distill", "--recipe", "judge-scenes", "--out", out / "x", "-q"), 2, "not for a teacher"
     )
@@ -356,7 +312,7 @@ def test_what_is_no_teacher_is_refused(distill, cli, hub, tmp_path):
     fails(cli(*given), 2, "which pairs", "--data")
 
 
-def test_wrong_data_and_folders(distill, cli, hub, run, corpus, tmp_path, monkeypatch):
+def test_wrong_data_and_folders(distill, cli, hub, teacher_run, corpus, tmp_path, monkeypatch):
     (tmp_path / "short.txt").write_text("one\ntwo\n")
     source = corpus.split(",")[0]
     out = tmp_path / "out"
