@@ -19,6 +19,7 @@ HELPERS = {
     "diffusion-lm-control": "gentool.backends.diffusion_lm.classifier",
     "features": "gentool.evaluate.features",
     "judge": "gentool.evaluate.judge",
+    "teacher": "gentool.teacher",
     "vq": "gentool.tokenizers.vq",
 }
 # Formats of other libraries that checkpoints are converted from and to.
