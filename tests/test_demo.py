@@ -10,6 +10,7 @@ from test_mvtm_runs import MVTM, VQ
 
 from gentool import resources
 from gentool.data import holdout
+from gentool.render import records
 from gentool.render.tour import Tour, Training, Verdicts, tour_page
 
 SHIPPED = {"diffusion-lm-scenes", "mask-predict-scenes"}  # whose captions others can judge
@@ -75,6 +76,8 @@ def test_the_tour_trains_and_draws_and_shows_it(cli, package, tiny_run):
     again = cli("demo", "--steps", 1, "-n", 1, "--quiet")
     assert again.code == 0 and again.out == result.out
     assert "this model reads no captions" in again.err and "$" not in again.err
+    last = records.read(pipe / "mvtm.jsonl").frames[-1].view.tokens["tokens"]
+    assert not last.masked.any(), "tokens that no step draws again are shown as masked"
     page = Path("gentool-demo/tour.html").read_text()
     assert 'alt="mvtm: ' in page and 'alt="ddpm: ' not in page
     assert len(list((pipe / "mvtm").iterdir())) == 1 and "of 1 by mvtm" in page

@@ -105,7 +105,7 @@ def decode(
         n = mask_count(unknown, masked.sum(dim=1), gamma(ratio))
         again = lowest(confidence, n)
         if on_step:
-            on_step(step, ids, confidence, again & (ratio < 1), p)
+            on_step(step, ids, confidence, again, p)
         y = torch.where(again, mask, ids)
     return ids
 
