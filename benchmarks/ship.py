@@ -1,11 +1,16 @@
 """Put a run's checkpoint into checkpoints/, with its figures in the card.
 
-python benchmarks/ship.py runs/ddpm-scenes ddpm-scenes
+    python benchmarks/ship.py runs/ddpm-scenes ddpm-scenes
+
+It is sampled as the recipe of that name says today, which may have been learnt from the run.
 """
 
+import json
 import shutil
 import sys
 from pathlib import Path
+
+from gentool.resources import read_recipe
 
 ROOT = Path(__file__).parents[1]
 FIGURES = """
@@ -24,8 +29,14 @@ FIGURES = """
 def main(run: str, name: str) -> None:
     target = ROOT / "checkpoints" / name
     target.mkdir(parents=True, exist_ok=True)
-    for file in ("config.json", "model.safetensors"):
-        shutil.copyfile(Path(run) / file, target / file)
+    shutil.copyfile(Path(run) / "model.safetensors", target / "model.safetensors")
+    facts = json.loads((Path(run) / "config.json").read_text())
+    _, recipe = read_recipe(name)
+    facts["config"]["sample"] |= recipe.get("sample", {})
+    if "image" in facts["config"].get("tokenizer", {}):
+        facts["config"]["tokenizer"]["image"] = ""  # it brings its own, from wherever it came
+    text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    (target / "config.json").write_text(text)
     if (tokenizer := Path(run) / "tokenizer").is_dir():
         shutil.copytree(tokenizer, target / "tokenizer", dirs_exist_ok=True)
     card = (Path(run) / "README.md").read_text()

@@ -196,6 +196,23 @@ def test_evaluation_leaves_the_codebook_alone():
     assert not torch.equal(before["e"], network.e)
 
 
+@pytest.mark.parametrize("multipliers", [(1,), (1, 2)])
+@pytest.mark.parametrize("local", [True, False])
+def test_a_token_of_a_local_encoder_depends_on_its_own_pixels_alone(
+    local: bool, multipliers: tuple[int, ...]
+) -> None:
+    with torch_seed(0):
+        network = tiny(local=local, multipliers=multipliers, patch_size=2).eval()
+    x = pictures(1)
+    changed = x.clone()
+    side = network.config.factor
+    changed[..., :side, :side] = 1
+    with torch.no_grad():
+        a, b = network.features(x), network.features(changed)
+    moved = (a - b).abs().amax(dim=(0, 2)) > 1e-6  # [N]
+    assert moved[0] and bool(moved[1:].any()) is not local
+
+
 def test_ids_mean_the_codes_the_decoder_was_given(tokenizer):
     """ids -> codebook is what the way through the encoder gave, bit for bit."""
     network, x = tokenizer.network, pictures(4)

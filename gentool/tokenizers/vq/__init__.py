@@ -23,6 +23,9 @@ class ModelConfig:
     middle: int = setting(2, "residual blocks at the lowest resolution, beside its own", low=0)
     norm_groups: int = setting(32, "groups of each GroupNorm", low=1)
     patch_size: int = setting(1, "pixels per side of what the network sees as one position", low=1)
+    local: bool = setting(
+        False, "a token depends on its own pixels alone: the encoder mixes no positions"
+    )
     codes: int = setting(1024, "entries of the codebook, K", low=2)
     dimensions: int = setting(256, "length of an entry, D", low=1)
 

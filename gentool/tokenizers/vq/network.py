@@ -1,7 +1,8 @@
 """The tokenizer's network: convolutional encoder, codebook, convolutional decoder (MaskGIT's).
 
 Residual blocks with GroupNorm and swish and no attention; each level halves the resolution by
-averaging, and doubles it by nearest neighbour and a convolution.
+averaging, and doubles it by nearest neighbour and a convolution. A local encoder is the same with
+1 × 1 convolutions and a norm of each position by itself.
 """
 
 from typing import NamedTuple
@@ -116,19 +117,19 @@ class Encoder(nn.Sequential):
     """[B, C, H, W] -> [B, D, h, w]."""
 
     def __init__(self, config: ModelConfig, image_channels: int) -> None:
-        widths = [config.channels * m for m in config.multipliers]
+        widths, local = [config.channels * m for m in config.multipliers], config.local
         layers: list[nn.Module] = [
-            nn.Conv2d(image_channels * config.patch_size**2, widths[0], 3, padding=1)
+            convolution(image_channels * config.patch_size**2, widths[0], local)
         ]
         c = widths[0]
         for level, width in enumerate(widths):
             for _ in range(config.blocks):
-                layers.append(Block(c, width, config))
+                layers.append(Block(c, width, config, local))
                 c = width
             if level < len(widths) - 1:
                 layers.append(nn.AvgPool2d(2))
-        layers += [Block(c, c, config) for _ in range(config.middle)]
-        layers += [*head(c, config), nn.Conv2d(c, config.dimensions, 1)]
+        layers += [Block(c, c, config, local) for _ in range(config.middle)]
+        layers += [*head(c, config, local), nn.Conv2d(c, config.dimensions, 1)]
         super().__init__(*layers)
 
 
@@ -154,12 +155,12 @@ class Decoder(nn.Sequential):
 class Block(nn.Module):
     """Two convolutions and a residual path."""
 
-    def __init__(self, c_in: int, c_out: int, config: ModelConfig) -> None:
+    def __init__(self, c_in: int, c_out: int, config: ModelConfig, local: bool = False) -> None:
         super().__init__()
-        self.norm_1 = nn.GroupNorm(config.norm_groups, c_in, eps=1e-6)
-        self.conv_1 = nn.Conv2d(c_in, c_out, 3, padding=1, bias=False)
-        self.norm_2 = nn.GroupNorm(config.norm_groups, c_out, eps=1e-6)
-        self.conv_2 = nn.Conv2d(c_out, c_out, 3, padding=1, bias=False)
+        self.norm_1 = norm(c_in, config, local)
+        self.conv_1 = convolution(c_in, c_out, local, bias=False)
+        self.norm_2 = norm(c_out, config, local)
+        self.conv_2 = convolution(c_out, c_out, local, bias=False)
         self.skip = nn.Conv2d(c_in, c_out, 1, bias=False) if c_in != c_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:  # [B, c_in, h, w] -> [B, c_out, h, w]
@@ -168,6 +169,25 @@ class Block(nn.Module):
         return self.skip(x) + h
 
 
-def head(c: int, config: ModelConfig) -> list[nn.Module]:
+class PositionNorm(nn.GroupNorm):
+    """GroupNorm of each position by itself, [B, C, h, w]."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, _, h, w = x.shape
+        x = super().forward(x.permute(0, 2, 3, 1).flatten(0, 2))
+        return x.unflatten(0, (B, h, w)).permute(0, 3, 1, 2)
+
+
+def convolution(c_in: int, c_out: int, local: bool, bias: bool = True) -> nn.Conv2d:
+    """3 × 3, or 1 × 1 where positions are not to mix."""
+    return nn.Conv2d(c_in, c_out, *((1, 1, 0) if local else (3, 1, 1)), bias=bias)
+
+
+def norm(c: int, config: ModelConfig, local: bool) -> nn.GroupNorm:
+    """Over all positions, or of each."""
+    return (PositionNorm if local else nn.GroupNorm)(config.norm_groups, c, eps=1e-6)
+
+
+def head(c: int, config: ModelConfig, local: bool = False) -> list[nn.Module]:
     """What stands before the last convolution."""
-    return [nn.GroupNorm(config.norm_groups, c, eps=1e-6), nn.SiLU()]
+    return [norm(c, config, local), nn.SiLU()]
