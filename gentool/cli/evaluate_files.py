@@ -93,9 +93,10 @@ def images(
     from gentool.device import pick_device
     from gentool.evaluate.extractors import load_extractor
     from gentool.evaluate.files import read_any_images
-    from gentool.evaluate.images import compare
+    from gentool.evaluate.images import check_comparable, compare
 
     ours, theirs = read_any_images(drawn), read_any_images(reference)
+    check_comparable(ours, theirs, metric or [])
     chosen = pick_device(device)
     extractor = load_extractor(features, chosen)
     names = {"images": Path(drawn).name, "reference": Path(reference).name}

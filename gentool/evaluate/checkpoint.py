@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gentool.device import pick_device
-from gentool.errors import UsageError, nearest
+from gentool.errors import UsageError
 from gentool.evaluate import images, pairs, texts, tokens
 from gentool.evaluate.distances import usual_distance
 from gentool.evaluate.figures import Figure
@@ -63,8 +63,7 @@ def measure(request: Request, names: Sequence[str]) -> list[Figure]:
     for name in names:
         if name not in metrics:
             backend = request.loaded.run_config.backend
-            known = f"{backend} has {', '.join(metrics)}"
-            raise UsageError(f"no metric {name!r}: {known}", nearest(name, metrics))
+            raise UsageError(f"no metric {name!r}: {backend} has {', '.join(metrics)}")
         if name == "scenes" and not is_scenes:
             raise UsageError("metric 'scenes' is for models of scenes")
     fits = {
