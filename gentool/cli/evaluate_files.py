@@ -97,8 +97,7 @@ def images(
 
     ours, theirs = read_any_images(drawn), read_any_images(reference)
     check_comparable(ours, theirs, metric or [])
-    chosen = pick_device(device)
-    extractor = load_extractor(features, chosen)
+    extractor = load_extractor(features, chosen := pick_device(device))
     names = {"images": Path(drawn).name, "reference": Path(reference).name}
     report(compare(ours, theirs, metric or [], extractor, chosen, seed, names), gate or [], as_json)
 
