@@ -1,34 +1,15 @@
-"""The backends, one line each. A fifth is a folder in `backends/`, a line here and a recipe.
+"""The backends, one line each. A fifth is a folder in `backends/`, a line here and a recipe; or it
+is a package of its own, with an entry point in the group `gentool.backends` (docs/backend.md).
 
 A helper is what a backend or a metric needs beside: `gentool train` trains it as it does a backend,
 into the same kind of run, and nothing is drawn from it.
 """
 
 import importlib
+from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from gentool.errors import UsageError, nearest
-
-BACKENDS = {
-    "ddpm": "gentool.backends.ddpm",
-    "diffusion-lm": "gentool.backends.diffusion_lm",
-    "mask-predict": "gentool.backends.mask_predict",
-    "mvtm": "gentool.backends.mvtm",
-}
-HELPERS = {
-    "diffusion-lm-control": "gentool.backends.diffusion_lm.classifier",
-    "features": "gentool.evaluate.features",
-    "judge": "gentool.evaluate.judge",
-    "vq": "gentool.tokenizers.vq",
-}
-# Formats of other libraries that checkpoints are converted from and to.
-FORMATS = {
-    "diffusers": "gentool.backends.ddpm.diffusers",
-}
-# Other libraries that draw from our checkpoints, to be measured beside us.
-PEERS = {
-    "ddpm": {"diffusers": "gentool.backends.ddpm.peer"},
-}
 
 
 class Options(Protocol):
@@ -41,6 +22,47 @@ class Options(Protocol):
     BOUND: bool  # whether there is one on -log p of held-out data
     Config: type
     DecodeConfig: type
+
+
+_OWN = {
+    "ddpm": "gentool.backends.ddpm",
+    "diffusion-lm": "gentool.backends.diffusion_lm",
+    "mask-predict": "gentool.backends.mask_predict",
+    "mvtm": "gentool.backends.mvtm",
+}
+BROKEN: dict[str, str] = {}  # backends of other packages that cannot be used, and why
+
+
+def _installed() -> dict[str, str]:
+    """The backends of other packages: name -> module. What is wrong with others goes to BROKEN."""
+    found = {}
+    for point in entry_points(group="gentool.backends"):
+        try:
+            module = importlib.import_module(point.value)
+            for name in Options.__annotations__:
+                getattr(module, name)
+            found[point.name] = point.value
+        except Exception as error:  # whatever it is, the others are to work
+            BROKEN[point.name] = f"{point.value}: {error}"
+    return found
+
+
+BACKENDS = _OWN | _installed() | _OWN  # ours come first, and keep their names
+HELPERS = {
+    "diffusion-lm-control": "gentool.backends.diffusion_lm.classifier",
+    "features": "gentool.evaluate.features",
+    "judge": "gentool.evaluate.judge",
+    "teacher": "gentool.teacher",
+    "vq": "gentool.tokenizers.vq",
+}
+# Formats of other libraries that checkpoints are converted from and to.
+FORMATS = {
+    "diffusers": "gentool.backends.ddpm.diffusers",
+}
+# Other libraries that draw from our checkpoints, to be measured beside us.
+PEERS = {
+    "ddpm": {"diffusers": "gentool.backends.ddpm.peer"},
+}
 
 
 def backend_options(name: str) -> Options:

@@ -1,5 +1,5 @@
-"""Settings that networks of several backends share: how one is told a caption, attention heads.
-Imports no torch."""
+"""Settings that networks of several backends share: what reads captions, attention heads, and how
+large an encoder-decoder is. Imports no torch."""
 
 from dataclasses import dataclass
 
@@ -43,3 +43,18 @@ class TextConfig:
         if self.encoder != "pretrained":
             return given
         return TokenizerConfig("huggingface", self.name, self.revision)
+
+
+@dataclass
+class EncoderDecoderConfig:
+    """The transformer that makes text of text. Raises UsageError."""
+
+    hidden: int = setting(512, "width of the transformer", low=8)
+    feedforward: int = setting(2048, "width inside its feed-forward layers", low=8)
+    encoder_layers: int = setting(6, "layers of the encoder", low=1)
+    decoder_layers: int = setting(6, "layers of the decoder", low=1)
+    heads: int = setting(8, "attention heads per layer", low=1)
+    dropout: float = setting(0.3, "dropout", low=0.0, high=0.9)
+
+    def __post_init__(self) -> None:
+        check_heads("model", "hidden", self.hidden, self.heads)
