@@ -3,8 +3,9 @@
     python benchmarks/mvtm.py loop forward cache           # speed, on a CPU or a GPU
     python benchmarks/mvtm.py steps inpaint --checkpoint runs/mvtm-scenes --num 200
 
-loop: drawing with guidance, the transformer and the decoding loop of each, at about equal
-parameters, the same tokens and steps, in turns. forward: one pass of the paper's transformer over
+loop: drawing with guidance, the transformer and the decoding loop of each, the same tokens and
+steps, in turns; ours at about their parameters, of which many are per picture and not per token in
+theirs, and at about their FLOPs. forward: one pass of the paper's transformer over
 8 × 256 tokens, as a share of a matrix product's rate. cache: a training step of the recipe
 mvtm-scenes from pictures and from cached tokens. steps: scene_accuracy for numbers of steps, with
 shuffled captions as a control. inpaint: held-out scenes with one thing covered.
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ import torch
 from results import append
 from timing import alternate
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from gentool.backends.mvtm import Config, DecodeConfig, ModelConfig
 from gentool.backends.mvtm.algorithm import decode, guided
@@ -68,16 +71,20 @@ def main() -> None:
 
 @torch.no_grad()
 def loop(options: Any) -> list[dict[str, Any]]:
-    """12 steps with guidance, of 2 pictures of 16 × 16 tokens, captions encoded beforehand."""
+    """8 steps with guidance, of 2 pictures of 16 × 16 tokens, captions encoded beforehand."""
     from diffusers import AmusedScheduler, UVit2DModel
 
-    device, steps, width = pick_device("auto"), 12, 512
+    device, steps, width = pick_device("auto"), 8, 512
     torch.manual_seed(0)
     text = {"encoder": "transformer", "width": width, "heads": 8, "layers": 1}
-    config = build(ModelConfig, {"hidden": width, "layers": 12, "heads": 8, "feed_forward": 2048,
-                                 "dropout": 0.0, "text": text})  # fmt: skip
-    ours = MaskedTransformer(config, K + 1, SIDE**2, torch.nn.Identity())  # type: ignore
-    ours = ours.to(device).eval()
+
+    def transformer(layers: int) -> MaskedTransformer:
+        config = build(ModelConfig, {"hidden": width, "layers": layers, "heads": 8, "text": text,
+                                     "feed_forward": 2048, "dropout": 0.0})  # fmt: skip
+        network = MaskedTransformer(config, K + 1, SIDE**2, torch.nn.Identity())  # type: ignore
+        return network.to(device).eval()
+
+    ours = {"": transformer(12), ", 7 layers": transformer(7)}
     theirs = UVit2DModel(
         hidden_size=width, cond_embed_dim=width, micro_cond_encode_dim=64, micro_cond_embed_dim=320,
         encoder_hidden_size=width, vocab_size=K + 1, codebook_size=K, in_channels=width // 2,
@@ -90,9 +97,9 @@ def loop(options: Any) -> list[dict[str, Any]]:
     micro = torch.tensor([[256, 256, 0, 0, 6]], device=device).expand(2 * B, -1)
     y = torch.full((B, SIDE**2), K, device=device)
 
-    def run_ours(dtype: torch.dtype) -> None:
+    def run_ours(network: MaskedTransformer, dtype: torch.dtype) -> None:
         def model_fn(ids: Tensor, hidden: Tensor, done: float) -> Tensor:
-            logits = ours(torch.cat([ids, ids]), torch.cat([hidden, hidden]), text=told)
+            logits = network(torch.cat([ids, ids]), torch.cat([hidden, hidden]), text=told)
             return guided(*logits.chunk(2), 3.0)
 
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -108,22 +115,27 @@ def loop(options: Any) -> list[dict[str, Any]]:
                 l_c, l_u = logits.chunk(2)
                 ids = scheduler.step(l_u + 3.0 * (l_c - l_u), t, ids).prev_sample
 
-    fp32, bf16 = torch.float32, torch.bfloat16
-    sides = {"diffusers fp32": lambda: run_theirs(fp32), "gentool fp32": lambda: run_ours(fp32)}
-    if bf16_pays(device):
-        sides |= {
-            "diffusers bf16": lambda: run_theirs(bf16),
-            "gentool bf16": lambda: run_ours(bf16),
-        }
+    precisions = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if bf16_pays(device) else {})
+    sides: dict[str, Callable[[], object]] = {}
+    networks: dict[str, torch.nn.Module] = {}
+    for precision, dtype in precisions.items():
+        sides[f"diffusers {precision}"] = partial(run_theirs, dtype)
+        networks[f"diffusers {precision}"] = theirs
+        for size, network in ours.items():
+            sides[f"gentool {precision}{size}"] = partial(run_ours, network, dtype)
+            networks[f"gentool {precision}{size}"] = network
     seconds = alternate(sides, options.repeats)
-    sizes = {"gentool": ours, "diffusers": theirs}
-    return [
-        {"metric": f"pictures per second[{name}]", "value": round(B / value, 3),
-         "ratio": round(seconds["diffusers fp32"] / value, 3), "batch": B, "seed": 0,
-         "parameters": sum(p.numel() for p in sizes[name.split()[0]].parameters()),
-         "repeats": options.repeats}
-        for name, value in seconds.items()
-    ]  # fmt: skip
+    figures = []
+    for name, value in seconds.items():
+        with FlopCounterMode(display=False) as counter:
+            sides[name]()
+        figures.append(
+            {"metric": f"pictures per second[{name}]", "value": round(B / value, 3),
+             "ratio": round(seconds["diffusers fp32"] / value, 3), "batch": B, "seed": 0,
+             "parameters": sum(p.numel() for p in networks[name].parameters()),
+             "gflop": round(counter.get_total_flops() / 1e9, 1), "repeats": options.repeats}
+        )  # fmt: skip
+    return figures
 
 
 @torch.no_grad()

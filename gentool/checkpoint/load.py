@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from gentool.checkpoint.config import RunConfig, read_config
-from gentool.checkpoint.weights import read_weights
+from gentool.checkpoint.weights import load_sampling_tensors, read_weights
 from gentool.errors import BadCheckpointError, NotFoundError, UsageError, nearest
 from gentool.protocol import Backend
 from gentool.registry import BACKENDS, backend_class, options_module
@@ -74,7 +74,7 @@ def load_checkpoint(folder: Path, backend: str) -> Loaded:
         check_frozen_encoder(run_config, implementation)
         with torch_seed("unused"):
             network = implementation.network()
-        network.load_state_dict(tensors)
+        load_sampling_tensors(network, tensors)
     except (UsageError, RuntimeError, KeyError) as error:
         raise BadCheckpointError(
             f"{folder}: its weights do not fit its config.json: {error}"

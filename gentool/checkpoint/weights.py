@@ -14,13 +14,31 @@ from typing import NamedTuple
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from gentool.checkpoint.atomic import write_file
 from gentool.checkpoint.tokenizer import NONE, read_tokenizer
 from gentool.errors import BadCheckpointError, NotFoundError
 from gentool.settings import Tree
 from gentool.tokenizers import Tokenizer
+
+TRAINING_ONLY = "discriminator."
+"""How the names of those tensors begin that are for training alone: they are in its states, and not
+in model.safetensors."""
+
+
+def sampling_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """The tensors of `network` that sampling uses."""
+    state = network.state_dict()
+    return {name: t for name, t in state.items() if not name.startswith(TRAINING_ONLY)}
+
+
+def load_sampling_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put `sampling_tensors` into `network`; what it has for training stays as it is. Raises
+    RuntimeError where they do not fit."""
+    state = network.state_dict()
+    kept = {name: t for name, t in state.items() if name.startswith(TRAINING_ONLY)}
+    network.load_state_dict({**kept, **tensors})
 
 
 class Weights(NamedTuple):

@@ -93,11 +93,11 @@ def images(
     from gentool.device import pick_device
     from gentool.evaluate.extractors import load_extractor
     from gentool.evaluate.files import read_any_images
-    from gentool.evaluate.images import compare
+    from gentool.evaluate.images import check_comparable, compare
 
     ours, theirs = read_any_images(drawn), read_any_images(reference)
-    chosen = pick_device(device)
-    extractor = load_extractor(features, chosen)
+    check_comparable(ours, theirs, metric or [])
+    extractor = load_extractor(features, chosen := pick_device(device))
     names = {"images": Path(drawn).name, "reference": Path(reference).name}
     report(compare(ours, theirs, metric or [], extractor, chosen, seed, names), gate or [], as_json)
 

@@ -29,8 +29,8 @@ from gentool.evaluate.request import Request
 from gentool.protocol import Hypothesis
 from gentool.sampling import draw_samples
 
-# Metrics that do not depend on how one samples, and one that chooses that itself.
-OF_NO_SAMPLES = ("loss", "bpd", "bound", "reconstruction", "table")
+# Metrics that do not depend on how one samples, and those that choose that themselves.
+OF_NO_SAMPLES = ("loss", "bpd", "bound", "reconstruction", "table", "twin")
 WARM = 16  # samples, at most, that are drawn for nothing
 
 
@@ -85,7 +85,7 @@ def quality_metric(request: Request, name: str | None) -> str | None:
         return usual_distance(request.num)
     if request.judge:
         return "judge"
-    if "scenes" in request.loaded.config.data.spec:
+    if request.of_scenes:
         return "scenes"
     return None if request.draws else "quality"
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from gentool.device import pick_device
-from gentool.errors import UsageError, nearest
+from gentool.errors import UsageError
 from gentool.evaluate import images, pairs, texts, tokens, twin
 from gentool.evaluate.distances import usual_distance
 from gentool.evaluate.figures import Figure
@@ -65,20 +65,18 @@ def measure(request: Request, names: Sequence[str]) -> list[Figure]:
     for name, has in {"bpd": options.BOUND, "reconstruction": options.TOKENS}.items():
         if not has:
             metrics.pop(name, None)
-    is_scenes = "scenes" in request.loaded.config.data.spec or getattr(request, "of_scenes", False)
     for name in names:
         if name not in metrics:
             backend = request.loaded.run_config.backend
-            known = f"{backend} has {', '.join(metrics)}"
-            raise UsageError(f"no metric {name!r}: {known}", nearest(name, metrics))
-        if name == "scenes" and not is_scenes:
+            raise UsageError(f"no metric {name!r}: {backend} has {', '.join(metrics)}")
+        if name == "scenes" and not request.of_scenes:
             raise UsageError("metric 'scenes' is for models of scenes")
     fits = {
-        "scenes": is_scenes,
-        "copies": not is_scenes,
+        "scenes": request.of_scenes,
+        "copies": not request.of_scenes,
         "judge": request.judge is not None,
         "control": request.controls is not None,
-        "twin": getattr(request, "twin", None) is not None,
+        "twin": request.twin is not None,
         # FID is biased, and the more the fewer the samples; both need something to compare by.
         **dict.fromkeys(("fid", "kid"), False),
     }

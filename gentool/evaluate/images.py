@@ -122,10 +122,21 @@ def compare(
     seed: int,
     names: dict[str, str],
 ) -> list[Figure]:
-    """FID and KID of two sets of pictures, uint8 [N, H, W, C]. No metric named: the usual one.
+    """FID and KID of two sets of pictures that `check_comparable` lets pass, uint8 [N, H, W, C]. No
+    metric named: the usual one. Raises UsageError for fewer pictures than features."""
+    n = min(len(ours), len(theirs))
+    real, fake = (features_of(_floats(p), extractor, device) for p in (theirs, ours))
+    figures = []
+    for metric in metrics or [usual_distance(n)]:
+        distance = fid_of(real, fake) if metric == "fid" else kid_of(real, fake, seed)
+        made = {**names, "data_n": len(theirs), **how(extractor, metric, n)}
+        figures += distance_figures(metric, extractor, distance, (len(ours), seed, None, made))
+    return figures
 
-    Raises UsageError for sizes that differ, too few pictures or another metric.
-    """
+
+def check_comparable(ours: np.ndarray, theirs: np.ndarray, metrics: Sequence[str]) -> None:
+    """Raise UsageError for sets of pictures of sizes that differ, too few pictures or a metric that
+    does not compare them."""
     if ours.shape[1:] != theirs.shape[1:]:
         sizes = " and ".join(f"{s[2]} × {s[1]} × {s[3]}" for s in (ours.shape, theirs.shape))
         raise UsageError(
@@ -136,13 +147,6 @@ def compare(
         if metric not in ("fid", "kid"):
             raise UsageError(f"no metric {metric!r}", "images have fid and kid")
     check_enough("kid", n, LEAST)
-    real, fake = (features_of(_floats(p), extractor, device) for p in (theirs, ours))
-    figures = []
-    for metric in metrics or [usual_distance(n)]:
-        distance = fid_of(real, fake) if metric == "fid" else kid_of(real, fake, seed)
-        made = {**names, "data_n": len(theirs), **how(extractor, metric, n)}
-        figures += distance_figures(metric, extractor, distance, (len(ours), seed, None, made))
-    return figures
 
 
 def _floats(pixels: np.ndarray) -> Iterator[Tensor]:

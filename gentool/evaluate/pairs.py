@@ -24,7 +24,6 @@ class PairRequest(Request):
     batch_tokens: int = 4096
     gold_length: bool = False  # take the lengths of the references
     how: dict[str, Any] = field(default_factory=dict)  # fast, dedup
-    twin: str | None = None  # an autoregressive model to compare with
     tell: Callable[[str], None] = lambda message: None
 
     def decode(self, pairs: Sequence[Text], settings: Any = None) -> list[list[Hypothesis]]:

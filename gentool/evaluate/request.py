@@ -35,11 +35,17 @@ class Request:
     features: str | None = None  # what FID and KID compare pictures by
     progress: Callable[[int, int], None] = lambda done, total: None
     pictures: Path | None = None  # where those go that a metric shows
+    twin: str | None = None  # of pairs: an autoregressive model to compare with
 
     @property
     def kind(self) -> str:
         """What the backend makes: images or text."""
         return backend_options(self.loaded.run_config.backend).KIND
+
+    @property
+    def of_scenes(self) -> bool:
+        """Whether the model is one of the built-in world."""
+        return "scenes" in self.loaded.config.data.spec
 
     @property
     def draws(self) -> bool:

@@ -22,7 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 from gentool.checkpoint.card import write_card
 from gentool.checkpoint.config import RunConfig
 from gentool.checkpoint.state import State, prune, write_state
-from gentool.checkpoint.weights import write_weights
+from gentool.checkpoint.weights import sampling_tensors, write_weights
 from gentool.data.loader import Loaded, Loader
 from gentool.data.stream import open_stream
 from gentool.errors import Interrupted, NonFiniteError, Terminated
@@ -134,7 +134,7 @@ class Trainer:
         tokenizer = self.backend.tokenizer
         write_weights(
             run,
-            self.ema.module.state_dict(),
+            sampling_tensors(self.ema.module),
             self.step,
             run_config.config,
             tokenizer.hash if tokenizer else None,

@@ -19,6 +19,7 @@ from gentool.checkpoint.load import (
 )
 from gentool.checkpoint.state import State
 from gentool.checkpoint.tokenizer import find_tokenizer, read_tokenizer
+from gentool.checkpoint.weights import load_sampling_tensors, sampling_tensors
 from gentool.data.holdout import training_texts
 from gentool.data.source import extent
 from gentool.device import pick_device, use_bf16
@@ -304,8 +305,8 @@ def _initialise(trainer: Trainer, model: Any, plan: Plan, reporter: Reporter) ->
             " ".join(f"--set model.{key}={value}" for key, value in values.items()),
         )
     try:
-        trainer.model.load_state_dict(loaded.network.state_dict())
-        trainer.ema.module.load_state_dict(loaded.network.state_dict())
+        for network in (trainer.model, trainer.ema.module):
+            load_sampling_tensors(network, sampling_tensors(loaded.network))
     except RuntimeError:
         raise BadCheckpointError(
             f"--init {plan.init}: its network has another shape than this run's",

@@ -90,10 +90,7 @@ class DecodeConfig(SampleConfig):
         "the tokenizer reconstructs them",
     )
 
-    @property
-    def passes(self) -> int:
-        """How often an edit walks each step."""
-        return 1
+    passes = 1  # how often an edit walks each step
 
 
 @dataclass

@@ -61,12 +61,26 @@ class QuantizerConfig:
 
 
 @dataclass
+class AdversarialConfig:
+    """A discriminator of patches beside the reconstruction (VQGAN, Esser et al. 2021), for
+    photographs."""
+
+    weight: float = setting(
+        0.0, "weight of the adversarial term beside the reconstruction; 0 = none", low=0.0
+    )
+    start: int = setting(0, "steps before it begins", low=0)
+    channels: int = setting(64, "channels after the discriminator's first layer", low=1)
+    layers: int = setting(3, "times the discriminator halves the resolution", low=1)
+
+
+@dataclass
 class Config:
     """Everything a vq recipe can set. Raises UsageError."""
 
     data: ImageData = field(default_factory=ImageData)
     model: ModelConfig = field(default_factory=ModelConfig)
     quantizer: QuantizerConfig = field(default_factory=QuantizerConfig)
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
             steps=1_000_000, batch_size=256, learning_rate=1e-4, beta2=0.99, ema_decay=0.999
@@ -75,6 +89,12 @@ class Config:
 
     def __post_init__(self) -> None:
         check_size(self.data.image_size, self.model)
+        if self.adversarial.weight and self.data.image_size >> self.adversarial.layers < 3:
+            raise UsageError(
+                f"adversarial.layers {self.adversarial.layers} leaves no patch of "
+                f"{self.data.image_size} pixels",
+                "--set adversarial.layers=2, or fewer",
+            )
 
 
 def check_size(image_size: int, model: ModelConfig) -> None:

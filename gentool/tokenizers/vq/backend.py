@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,8 @@ from gentool.protocol import Batch
 from gentool.render import pairs, to_uint8
 from gentool.rng import BatchRng, generator
 from gentool.tokenizers.vq import Config
-from gentool.tokenizers.vq.algorithm import commitment, entropy_loss
+from gentool.tokenizers.vq.adversarial import adversarial_terms
+from gentool.tokenizers.vq.algorithm import commitment, entropy_loss, processes
 from gentool.tokenizers.vq.network import VQ, Quantized
 
 COLLAPSED = 0.5  # share of the codes in use below which a warning is due
@@ -31,7 +33,8 @@ class Backend:
         self.config = config
 
     def network(self) -> nn.Module:
-        return VQ(self.config.model, self.config.data.channels, self.config.quantizer)
+        config = self.config
+        return VQ(config.model, config.data.channels, config.quantizer, config.adversarial)
 
     def sources(self) -> tuple[Data, Source]:
         return train_and_validation(self.config.data)
@@ -54,7 +57,24 @@ class Backend:
         if quantizer.entropy:
             entropy = entropy_loss(out.d, quantizer.temperature)
             terms["entropy"] = quantizer.entropy * entropy
+        core: Any = getattr(network, "module", network)  # of several processes
+        if self.config.adversarial.weight and core.training:
+            terms |= self._adversarial(core, x, out.x_hat, terms["reconstruction"])
         return terms
+
+    def _adversarial(
+        self, network: VQ, x: Tensor, x_hat: Tensor, reconstruction: Tensor
+    ) -> dict[str, Tensor]:
+        """The terms of generator and discriminator; before their first step none, or of several
+        processes 0: there every parameter has a gradient in every step."""
+        adversarial = self.config.adversarial
+        begun = int(network.step) > adversarial.start * self.config.train.accumulate
+        if not begun and processes() == 1:
+            return {}
+        terms = adversarial_terms(
+            network.discriminator, x, x_hat, reconstruction, network.last_layer, adversarial.weight
+        )
+        return {name: term * begun for name, term in terms.items()}
 
     def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
         """Of the codebook: the share of codes chosen in the last `revive_every` steps, and the

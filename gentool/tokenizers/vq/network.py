@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentool.tokenizers.vq import ModelConfig, QuantizerConfig
+from gentool.tokenizers.vq import AdversarialConfig, ModelConfig, QuantizerConfig
+from gentool.tokenizers.vq.adversarial import Discriminator
 from gentool.tokenizers.vq.algorithm import (
     distances,
     processes,
@@ -45,9 +46,13 @@ class VQ(nn.Module):
     step: Tensor
 
     def __init__(
-        self, model: ModelConfig, image_channels: int, quantizer: QuantizerConfig | None = None
+        self,
+        model: ModelConfig,
+        image_channels: int,
+        quantizer: QuantizerConfig | None = None,
+        adversarial: AdversarialConfig | None = None,
     ) -> None:
-        """quantizer: needed for training alone."""
+        """quantizer, adversarial: needed for training alone."""
         super().__init__()
         self.config, self.quantizer = model, quantizer
         self.encoder = Encoder(model, image_channels)
@@ -58,6 +63,10 @@ class VQ(nn.Module):
         self.register_buffer("m", torch.zeros(K, D))  # average of their sum
         self.register_buffer("idle", torch.zeros(K, dtype=torch.int64))  # steps since it was chosen
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        if adversarial and adversarial.weight:
+            # The last to be made: what is above begins as it does without one.
+            shape = (image_channels, adversarial.channels, adversarial.layers)
+            self.discriminator = Discriminator(*shape)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def encode(self, x: Tensor) -> Tensor:
@@ -78,6 +87,11 @@ class VQ(nn.Module):
         side = round(z_q.shape[1] ** 0.5)
         h = z_q.transpose(1, 2).unflatten(2, (side, side)).to(memory_format=torch.channels_last)
         return F.pixel_shuffle(self.decoder(h), self.config.patch_size).contiguous()
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The decoder's last weights."""
+        return self.decoder.get_parameter(f"{len(self.decoder) - 1}.weight")
 
     def forward(self, x: Tensor) -> Quantized:
         z = self.features(x)

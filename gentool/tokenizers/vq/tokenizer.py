@@ -7,7 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_bytes
 from torch import Tensor, nn
 
-from gentool.checkpoint.weights import tensor_bytes
+from gentool.checkpoint.weights import sampling_tensors, tensor_bytes
 from gentool.data.config import ImageData
 from gentool.errors import BadCheckpointError, UsageError
 from gentool.settings import build
@@ -69,7 +69,7 @@ class VQTokenizer(Stored):
 
 def tokenizer_of(network: nn.Module, model: ModelConfig, data: ImageData) -> VQTokenizer:
     """The tokenizer whose weights are those of `network`, trained with these settings."""
-    tensors = {k: v for k, v in network.state_dict().items() if k not in STATISTICS}
+    tensors = {k: v for k, v in sampling_tensors(network).items() if k not in STATISTICS}
     options = {
         "model": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(model).items()},
         "channels": data.channels,

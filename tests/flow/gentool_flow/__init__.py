@@ -30,6 +30,8 @@ class SampleConfig:
 class DecodeConfig(SampleConfig):
     """The options of `gentool decode flow`."""
 
+    passes = 1
+
 
 @dataclass
 class Config:
