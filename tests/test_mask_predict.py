@@ -130,43 +130,64 @@ def test_what_cannot_change_is_computed_once(backend, monkeypatch):
     assert memory.keys_values[0][0].shape[0] == 2, "of sources, not of candidates"
 
 
-def test_fast_goes_on_with_the_best_candidate_and_stops_where_nothing_changes(backend, monkeypatch):
+def hopeful(net, src_ids, beam, T, margin):
+    """The plain candidate that the fast way is to end with if it never stops early, and how many
+    candidates of a source each pass is of."""
+    left, counts = None, []
+    for passes in range(1, T + 1):
+        found = {len(ids): (ids, value) for ids, value in plainly(net, src_ids, passes, beam, T)}
+        left = found if left is None else {N: found[N] for N in left}
+        counts.append(len(left))
+        if passes >= algorithm.EXPLORED:
+            best = max(value for _, value in left.values())
+            left = {N: one for N, one in left.items() if one[1] >= best - margin}
+    return max(left.values(), key=lambda one: one[1]), counts
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.3, 99.0])
+def test_fast_drops_candidates_that_are_behind(backend, monkeypatch, margin):
     net, rows, T, beam = network(), sources(6), 10, 4
     called = []
     decode = MaskPredictTransformer.decode
 
     def counting(self, ids, is_masked, memory):
-        called.append(tuple(ids.shape))
+        called.append(len(ids))
         return decode(self, ids, is_masked, memory)
 
-    # With patience without end: after two passes it is the plain method for the best candidate.
-    monkeypatch.setattr(algorithm, "PATIENCE", T)
+    monkeypatch.setattr(algorithm, "MARGIN", margin)
+    monkeypatch.setattr(algorithm, "PATIENCE", T)  # without end
     monkeypatch.setattr(MaskPredictTransformer, "decode", counting)
     fast = backend.translate(net, rows, DecodeConfig(T, beam), fast=True)
-    assert [n for n, _ in called] == [24, 24] + [6] * 8
-    plain = backend.translate(net, rows, DecodeConfig(T, beam), n_best=beam)
-    after_two = [max(plainly(net, row, 2, beam, T), key=lambda c: c[1]) for row in rows]
-    for [found], candidates, (ids, _) in zip(fast, plain, after_two, strict=True):
-        [same] = [h for h in candidates if h.length == len(ids)]
-        assert (found.text, found.steps) == (same.text, T)
-        assert found.score == pytest.approx(same.score, abs=1e-4)
+    monkeypatch.undo()
+    expected = [hopeful(net, row, beam, T, margin) for row in rows]
+    for [found], ((ids, value), _) in zip(fast, expected, strict=True):
+        assert (found.text, found.steps) == (" ".join(map(str, ids)), T)
+        assert found.score == pytest.approx(value, abs=1e-4)
+    assert called == [sum(counts) for counts in zip(*(c for _, c in expected), strict=True)]
+    assert called[-1] == {0.0: 6, 99.0: 24}.get(margin, called[-1]) and called[:2] == [24, 24]
+    if margin == 0.3:
+        assert 6 <= called[-1] < 24, "some are dropped"
+    plain = backend.translate(net, rows, DecodeConfig(T, beam))
+    assert margin < 99 or [h.text for [h] in fast] == [h.text for [h] in plain]
 
-    # A network that says the same whatever it sees changes nothing after its first pass.
-    monkeypatch.setattr(algorithm, "PATIENCE", 3)
+
+def test_fast_leaves_sources_where_nothing_changes(backend, monkeypatch):
+    """A network that says the same whatever it sees changes nothing after its first pass."""
+    net, rows, beam, called = network(), sources(6), 4, []
     table = torch.randn(LONGEST, V, generator=generator("table"))
 
     def always(self, ids, is_masked, memory):
-        called.append(tuple(ids.shape))
+        called.append(len(ids))
         return table.expand(len(ids), -1, -1)[:, : ids.shape[1]][is_masked]
 
     monkeypatch.setattr(MaskPredictTransformer, "decode", always)
-    called.clear()
-    made = backend.translate(net, rows, DecodeConfig(T, beam), fast=True)
-    assert [n for n, _ in called] == [24, 24] + [6] * 3
-    assert [h.steps for [h] in made] == [5] * 6
-    assert [h.steps for [h] in backend.translate(net, rows, DecodeConfig(1, 2), fast=True)] == [
-        1
-    ] * 6
+    made = backend.translate(net, rows, DecodeConfig(10, beam), fast=True)
+    assert [h.steps for [h] in made] == [algorithm.PATIENCE + 1] * 6
+    assert len(called) == algorithm.PATIENCE + 1 and called[:2] == [24, 24]
+    once = backend.translate(net, rows, DecodeConfig(1, 2), fast=True)
+    assert [h.steps for [h] in once] == [1] * 6
+    plain = backend.translate(net, rows, DecodeConfig(10, beam))
+    assert [h.text for [h] in made] == [h.text for [h] in plain]
 
 
 # --- the decoding loop
