@@ -184,7 +184,7 @@ def test_targets_are_the_teacher_s_and_held_out_ones_the_references(
         assert record["settings"]["beam"] == 2 and "seconds" not in record["settings"]
     report = json.loads((out / "report.json").read_text())
     assert report["figures"] == result.records and report["seconds"] > 0
-    assert spec in result.err
+    assert spec in result.err and f"60 pairs in {report['seconds']} s, beam 2" in result.err
     fails(distill(out, "-q", "--beam", 2), 2, "already holds", "--overwrite")
     own = ("distill", "--teacher", teacher_run, "--out", out, "--overwrite", "--num", 30, "-q")
     assert cli(*own).code == 0, "the data that the teacher was trained on"
@@ -304,6 +304,7 @@ def test_what_is_no_teacher_is_refused(distill, cli, hub, tmp_path):
     GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=1)).save_pretrained(gpt2)
     refused(gpt2, 4, "gpt2", "not seq2seq")
     refused("mask-predict-scenes", 4, "mask-predict checkpoint, not teacher")
+    refused("ddpm-scenes", 4, "ddpm checkpoint, not teacher")
     refused(seq2seq(tmp_path / "bare", tokenizer=False), 4, "no tokenizer", "save_pretrained")
     refused(seq2seq(tmp_path / "small", tokenizer=True, vocabulary=20), 4, "27 tokens", "knows 20")
     (tmp_path / "empty").mkdir()

@@ -90,7 +90,9 @@ def distill(
 
     sentence_bleu_for("the report")  # is it there? Not to be found out after all that decoding
     corpus.check_out(out, overwrite)
+    found = None
     if teacher:
+        found = open_teacher(teacher, device, precision)
         name, tree = "", {"data": trained_on(teacher, but=("split", "language") if data else ())}
         if not (data or tree["data"]):
             raise UsageError(
@@ -106,7 +108,7 @@ def distill(
     if not teacher and not _train(name, tree, given, recipe is not None, run, device, deadline):
         console.info("the teacher is not at its end: the same command goes on")
         return
-    found = open_teacher(teacher or str(run), device, precision)
+    found = found or open_teacher(str(run), device, precision)
     console.info(f"teacher {found.name}, beam {beam}")
     with stop_request(console.info) as request:
 

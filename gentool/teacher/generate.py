@@ -111,8 +111,10 @@ def _trained(folder: Path) -> Teacher:
 
 
 def _pretrained(name: str) -> Teacher:
+    import huggingface_hub
     import transformers
 
+    huggingface_hub.utils.logging.set_verbosity_error()  # every attempt to reach the Hub is told
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()  # it warns of what is chosen here on purpose
     local = Path(name).is_dir()
