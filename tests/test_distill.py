@@ -2,6 +2,7 @@
 in several, by a teacher of our own or one of transformers."""
 
 import json
+import signal
 import sys
 
 import pytest
@@ -242,6 +243,23 @@ def test_one_that_was_cut_goes_on_to_the_same_bytes(distill, tmp_path, monkeypat
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
 
 
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_it_after_a_batch(distill, tmp_path, monkeypatch, window, number, code):
+    translate, calls = Teacher.translate, []
+
+    def asked_to_stop(self, *given):
+        calls.append(given)
+        if len(calls) == 2:
+            signal.raise_signal(number)
+        return translate(self, *given)
+
+    monkeypatch.setattr(Teacher, "translate", asked_to_stop)
+    result = distill(tmp_path / "out", "--beam", 1)
+    assert result.code == code and "the same command goes on" in result.err and not result.out
+    assert json.loads((tmp_path / "out/report.json").read_text())["done"] == 16
+    assert distill(tmp_path / "out", "-q", "--beam", 1).code == 0
+
+
 def test_no_more_time_keeps_what_is_done(distill, tmp_path, window, monkeypatch):
     out = tmp_path / "out"
     clock = iter([0.0] + [1.0] * 6 + [99.0] * 99)
@@ -330,5 +348,8 @@ def test_wrong_data_and_folders(distill, cli, hub, teacher_run, corpus, tmp_path
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/report.json").write_text("{")
     fails(distill(tmp_path / "damaged", "-q"), 4, "report.json", "--overwrite")
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        fails(distill(out, "-q"), 2, "one process")
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     fails(distill(out, "-q"), 2, "gentool[eval]")

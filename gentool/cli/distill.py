@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gentool.cli import options
-from gentool.cli.console import console
+from gentool.cli.console import console, several
 from gentool.cli.figures import report
 from gentool.cli.options import flag, value
 from gentool.cli.train import environment, parse_time
@@ -75,6 +75,8 @@ def distill(
     scores, on pairs that are held out and on the others. Held-out ones keep their references.
     """
     deadline = time.monotonic() + parse_time(max_time) if max_time else None
+    if several():
+        raise UsageError("distill runs in one process", "start it without a launcher")
     if teacher and recipe:
         raise UsageError("--teacher names a teacher, so there is none to train", "drop --recipe")
     given: Tree = {"data": {"spec": data}} if data else {}
@@ -90,9 +92,8 @@ def distill(
 
     sentence_bleu_for("the report")  # is it there? Not to be found out after all that decoding
     corpus.check_out(out, overwrite)
-    found = None
+    found = open_teacher(teacher, device, precision) if teacher else None
     if teacher:
-        found = open_teacher(teacher, device, precision)
         name, tree = "", {"data": trained_on(teacher, but=("split", "language") if data else ())}
         if not (data or tree["data"]):
             raise UsageError(
