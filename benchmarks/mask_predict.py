@@ -1,19 +1,28 @@
 """Sentences per second of gentool's Mask-Predict, of the published loop, and of transformers.
 
-    python benchmarks/mask_predict.py CHECKPOINT SOURCE,TARGET -n 200
+    python benchmarks/mask_predict.py
+    python benchmarks/mask_predict.py -c runs/mine --data test.en,test.de --twin runs/teacher -n 200
+    python benchmarks/mask_predict.py --untrained -n 16
 
 The published loop runs the encoder once for each source and repeats its output for every length
 candidate; all else it computes anew in each pass, in batches in the order of the lines, with logits
-at every position. It has the checkpoint's own network. transformers' `generate` has a Marian of the
-same layers, widths and vocabulary, with random weights and made to write as many tokens as the
-references have, with a cache. All take turns in one process.
+at every position. It has the checkpoint's own network. transformers' `generate`, with a cache, has
+the twin, whose BLEU stands beside; without one a Marian of the same layers, widths and vocabulary,
+with random weights and made to write as many tokens as the references have. --untrained takes
+random weights of the paper's base model and random sentences of 20 tokens, for the speed alone;
+--fast, which looks at what the model says, is then left out.
+
+All take turns in one process, after a first turn that is not timed, in which floating point
+operations are counted.
 """
 
 import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,76 +30,126 @@ import torch
 import torch.nn.functional as F
 from results import append
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import MarianConfig, MarianMTModel
 
-from gentool.backends.mask_predict import DecodeConfig
+from gentool.backends.mask_predict import Config, DecodeConfig
 from gentool.backends.mask_predict.algorithm import least, likely_lengths, n_masked
 from gentool.backends.mask_predict.backend import Backend
 from gentool.backends.mask_predict.network import padding_bias
-from gentool.checkpoint.load import Loaded, load_checkpoint
+from gentool.checkpoint.config import RunConfig
+from gentool.checkpoint.load import Loaded, find_checkpoint, load_checkpoint
 from gentool.data.rows import padded
 from gentool.evaluate.pairs import PairRequest
 from gentool.evaluate.translation import scores
+from gentool.rng import generator, torch_seed
+from gentool.teacher.generate import Teacher, open_teacher
+from gentool.tokenizers import train
 from gentool.translation import translate_lines
+
+VOCABULARY, LENGTH = 10_000, 20  # of the untrained model and its sentences
+
+Side = Callable[[], list[str]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("data")
-    parser.add_argument("-n", type=int, default=200)
+    parser.add_argument("-c", "--checkpoint", help="default: mask-predict-scenes")
+    parser.add_argument("--data", help="default: what the run held out")
+    parser.add_argument("--twin", help="a run of train teacher, or a seq2seq checkpoint")
+    parser.add_argument("--untrained", action="store_true")
+    parser.add_argument("-n", type=int, default=48)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--length-beam", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 32])
     options = parser.parse_args()
-    loaded = load_checkpoint(options.checkpoint, "mask-predict")
     settings = DecodeConfig(options.steps, options.length_beam)
-    request = PairRequest(loaded, settings, options.data, options.n, 0, "cpu", 0, "fp32")
-    pairs = request.held_out_records(request.held_out()[0])
-    sources, references = [p.source or "" for p in pairs], [p.text for p in pairs]
+    if options.untrained:
+        loaded, sources = untrained(options.n)
+        references = sources
+    else:
+        folder = find_checkpoint(options.checkpoint, "mask-predict")
+        loaded = load_checkpoint(folder, "mask-predict")
+        request = PairRequest(loaded, settings, options.data, options.n, 0, "cpu", 0, "fp32")
+        pairs = request.held_out_texts(request.held_out()[0])
+        sources, references = [p.source or "" for p in pairs], [p.text for p in pairs]
     longest = max(len(loaded.backend.source_ids(line)) for line in sources)
+    teacher = open_teacher(options.twin, "cpu", "fp32") if options.twin else None
+    other: Any = teacher.model if teacher else marian(loaded)
     figures = []
     for n in options.batch:
         tokens = n * longest * options.length_beam
-        sides = {
-            "published loop": lambda n=n: published(loaded, sources, settings, n),
-            "gentool": lambda tokens=tokens: ours(loaded, sources, settings, tokens),
-            "gentool --fast": lambda tokens=tokens: ours(loaded, sources, settings, tokens, True),
-            "transformers beam 5": generator(loaded, sources, references, n, beams=5),
-            "transformers greedy": generator(loaded, sources, references, n, beams=1),
+        sides: dict[str, Side] = {
+            "published loop": partial(published, loaded, sources, settings, n),
+            "gentool": partial(ours, loaded, sources, settings, tokens),
         }
-        seconds, texts = alternate(sides, options.repeats)
+        if not options.untrained:
+            sides["gentool --fast"] = partial(ours, loaded, sources, settings, tokens, True)
+        for name, beams in {"transformers beam 5": 5, "transformers greedy": 1}.items():
+            sides[name] = (
+                partial(translated, teacher, sources, beams, n)
+                if teacher
+                else partial(written, other, loaded, sources, references, beams, n)
+            )
+        seconds, texts, flops = alternate(sides, options.repeats)
         for name, taken in seconds.items():
+            network = other if "transformers" in name else loaded.network
             figure: dict[str, Any] = {
                 "metric": f"sentences per second[{name}, batch {n}]",
                 "value": round(len(sources) / taken, 2), "n": len(sources), "seed": 0,
                 "ratio": round(seconds["published loop"] / taken, 3), "repeats": options.repeats,
-                "threads": torch.get_num_threads(), **asdict(settings),
-                "parameters": sum(p.numel() for p in loaded.network.parameters()),
+                "threads": torch.get_num_threads(), "precision": "fp32", **asdict(settings),
+                "parameters": sum(p.numel() for p in network.parameters()),
+                "gflop per sentence": round(flops[name] / len(sources) / 1e9, 4),
+                "load": round(os.getloadavg()[0], 1),  # processes that wanted the machine's cores
             }  # fmt: skip
-            if texts[name]:
+            if texts[name] and not options.untrained:
                 bleu = scores(texts[name], [references])["bleu"]
                 same = sum(map(str.__eq__, texts[name], texts["published loop"]))
                 figure |= {"bleu": bleu.value, "signature": bleu.signature, "same output": same}
             figures.append(figure)
             print(figure, flush=True)
-    command = f"python benchmarks/mask_predict.py {options.checkpoint.name} -n {options.n}"
-    append("mask-predict-speed", command, figures)
+    of = "--untrained" if options.untrained else loaded.folder.name
+    command = f"python benchmarks/mask_predict.py {of} -n {options.n}"
+    append(f"mask-predict-speed{'-untrained' * options.untrained}", command, figures)
 
 
 def alternate(
-    sides: dict[str, Callable[[], list[str]]], repeats: int
-) -> tuple[dict[str, float], dict[str, list[str]]]:
-    """The median seconds of each side, taken in turns after a warm-up, and what it wrote."""
+    sides: dict[str, Side], repeats: int
+) -> tuple[dict[str, float], dict[str, list[str]], dict[str, int]]:
+    """The median seconds of each side, taken in turns, what it wrote, and in how many floating
+    point operations, counted in a turn before."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     texts: dict[str, list[str]] = {}
-    for _ in range(repeats + 1):
+    flops: dict[str, int] = {}
+    for name, run in sides.items():
+        with FlopCounterMode(display=False) as counter:
+            texts[name] = run()
+        flops[name] = counter.get_total_flops()
+    for _ in range(repeats):
         for name, run in sides.items():
             began = time.perf_counter()
-            texts[name] = run()
+            run()
             times[name].append(time.perf_counter() - began)
-    return {name: statistics.median(those[1:]) for name, those in times.items()}, texts
+    return {name: statistics.median(those) for name, those in times.items()}, texts, flops
+
+
+def untrained(n: int) -> tuple[Loaded, list[str]]:
+    """The paper's base model with random weights, and n sentences of random words."""
+    words = [f"w{number}" for number in range(VOCABULARY)]
+    tokenizer = train("words", words)
+    config = Config()
+    backend = Backend(config, tokenizer)
+    with torch_seed("benchmark"):
+        network = backend.network().eval()
+    drawn = torch.randint(VOCABULARY, (n, LENGTH - 1), generator=generator("sentences"))
+    sentences = [" ".join(words[i] for i in row) for row in drawn.tolist()]
+    # Lengths as if it had learned them: those around the sources' are the likeliest for any source.
+    network.encoder[-1].feedforward_norm.bias.data.fill_(1.0)
+    network.lengths.weight.data[LENGTH - 2 : LENGTH + 3] = 1.0
+    run_config = RunConfig("mask-predict", "untrained", {}, {})
+    return Loaded(Path("untrained"), run_config, config, backend, network, 0, tokenizer), sentences
 
 
 def ours(
@@ -156,35 +215,51 @@ def decoded(network: nn.Module, ids: Tensor, x: Tensor, source_bias: Tensor, pad
     return F.linear(h, net.embedding.weight)
 
 
-def generator(
-    loaded: Loaded, sources: list[str], references: list[str], n: int, beams: int
-) -> Callable[[], list[str]]:
-    """`generate` of a Marian of the same size, n lines at a time; its random weights say nothing
-    worth reading."""
+def translated(teacher: Teacher, sources: list[str], beams: int, n: int) -> list[str]:
+    """What the twin makes of the sources, n lines at a time."""
+    made: list[str] = []
+    for start in range(0, len(sources), n):
+        lines = sources[start : start + n]
+        tokens = n * beams * max(len(teacher.encode(line)) for line in lines)
+        made += [text or "" for text in teacher.translate(lines, beams, tokens)]
+    return made
+
+
+def marian(loaded: Loaded) -> MarianMTModel:
+    """A Marian of the same layers, widths and vocabulary, with random weights."""
     backend, model = loaded.backend, loaded.config.model
     size = max(backend.tokenizer.size, backend.source.size)
-    net = MarianMTModel(
-        MarianConfig(
-            vocab_size=size + 1, pad_token_id=size, decoder_start_token_id=size, eos_token_id=0,
-            forced_eos_token_id=None, d_model=model.hidden, max_position_embeddings=512,
-            encoder_layers=model.encoder_layers, decoder_layers=model.decoder_layers,
-            encoder_ffn_dim=model.feedforward, decoder_ffn_dim=model.feedforward,
-            encoder_attention_heads=model.heads, decoder_attention_heads=model.heads,
-        )
-    ).eval()  # fmt: skip
+    config = MarianConfig(
+        vocab_size=size + 1, pad_token_id=size, decoder_start_token_id=size, eos_token_id=0,
+        forced_eos_token_id=None, d_model=model.hidden, max_position_embeddings=512,
+        encoder_layers=model.encoder_layers, decoder_layers=model.decoder_layers,
+        encoder_ffn_dim=model.feedforward, decoder_ffn_dim=model.feedforward,
+        encoder_attention_heads=model.heads, decoder_attention_heads=model.heads,
+    )  # fmt: skip
+    with torch_seed("benchmark"):
+        return MarianMTModel(config).eval()
 
-    def run() -> list[str]:
-        for start in range(0, len(sources), n):
-            rows = [backend.source_ids(line) for line in sources[start : start + n]]
-            length = max(map(backend.target_length, references[start : start + n]))
-            ids = padded(rows, size)
-            net.generate(
-                input_ids=ids, attention_mask=(ids != size).long(), num_beams=beams,
-                do_sample=False, min_new_tokens=length, max_new_tokens=length,
-            )  # fmt: skip
-        return []
 
-    return run
+def written(
+    net: MarianMTModel,
+    loaded: Loaded,
+    sources: list[str],
+    references: list[str],
+    beams: int,
+    n: int,
+) -> list[str]:
+    """`generate`, n lines at a time, as many tokens as the references have; random weights say
+    nothing worth reading."""
+    backend, pad = loaded.backend, net.config.pad_token_id
+    for start in range(0, len(sources), n):
+        rows = [backend.source_ids(line) for line in sources[start : start + n]]
+        length = max(map(backend.target_length, references[start : start + n]))
+        ids = padded(rows, pad)
+        net.generate(
+            input_ids=ids, attention_mask=(ids != pad).long(), num_beams=beams,
+            do_sample=False, min_new_tokens=length, max_new_tokens=length,
+        )  # fmt: skip
+    return []
 
 
 main()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from gentool.checkpoint.load import Loaded
+from gentool.data.rows import batches
 from gentool.device import pick_device, use_bf16
 from gentool.errors import BadDataError, UsageError
 from gentool.protocol import Hypothesis
@@ -59,7 +60,7 @@ def translate_lines(
     cost = settings.length_beam
     for window in _windows(_jobs(loaded, lines, references), WINDOW * batch_tokens // cost):
         waiting = [job for job in window if job.answer is None]
-        for numbers in batches([job.src_ids for job in waiting], batch_tokens // cost):
+        for numbers in batches([len(job.src_ids) for job in waiting], batch_tokens // cost):
             batch = [waiting[number] for number in numbers]
             gold = [j.gold for j in batch] if references is not None else None
             with torch.autocast(chosen.type, torch.bfloat16, enabled=bf16):
@@ -129,14 +130,3 @@ def _windows(jobs: Iterable[_Job | None], tokens: int) -> Iterator[list[_Job]]:
             window, held = [], 0
     if window:
         yield window
-
-
-def batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
-    """The numbers of `rows`, the longest first, in batches padded to `tokens` tokens at the most,
-    but of one row at least."""
-    order = sorted(range(len(rows)), key=lambda number: -len(rows[number]))
-    start = 0
-    while start < len(order):
-        end = start + max(1, tokens // len(rows[order[start]]))
-        yield order[start:end]
-        start = end

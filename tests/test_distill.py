@@ -2,6 +2,7 @@
 in several, by a teacher of our own or one of transformers."""
 
 import json
+import signal
 import sys
 
 import pytest
@@ -184,7 +185,7 @@ def test_targets_are_the_teacher_s_and_held_out_ones_the_references(
         assert record["settings"]["beam"] == 2 and "seconds" not in record["settings"]
     report = json.loads((out / "report.json").read_text())
     assert report["figures"] == result.records and report["seconds"] > 0
-    assert spec in result.err
+    assert spec in result.err and f"60 pairs in {report['seconds']} s, beam 2" in result.err
     fails(distill(out, "-q", "--beam", 2), 2, "already holds", "--overwrite")
     own = ("distill", "--teacher", teacher_run, "--out", out, "--overwrite", "--num", 30, "-q")
     assert cli(*own).code == 0, "the data that the teacher was trained on"
@@ -240,6 +241,23 @@ def test_one_that_was_cut_goes_on_to_the_same_bytes(distill, tmp_path, monkeypat
     assert sum(len(given[0]) for given in calls[4:]) == 28, "what was done is not done again"
     for name in ("lines.jsonl", "source.txt", "target.txt"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_it_after_a_batch(distill, tmp_path, monkeypatch, window, number, code):
+    translate, calls = Teacher.translate, []
+
+    def asked_to_stop(self, *given):
+        calls.append(given)
+        if len(calls) == 2:
+            signal.raise_signal(number)
+        return translate(self, *given)
+
+    monkeypatch.setattr(Teacher, "translate", asked_to_stop)
+    result = distill(tmp_path / "out", "--beam", 1)
+    assert result.code == code and "the same command goes on" in result.err and not result.out
+    assert json.loads((tmp_path / "out/report.json").read_text())["done"] == 16
+    assert distill(tmp_path / "out", "-q", "--beam", 1).code == 0
 
 
 def test_no_more_time_keeps_what_is_done(distill, tmp_path, window, monkeypatch):
@@ -304,6 +322,7 @@ def test_what_is_no_teacher_is_refused(distill, cli, hub, tmp_path):
     GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=1)).save_pretrained(gpt2)
     refused(gpt2, 4, "gpt2", "not seq2seq")
     refused("mask-predict-scenes", 4, "mask-predict checkpoint, not teacher")
+    refused("ddpm-scenes", 4, "ddpm checkpoint, not teacher")
     refused(seq2seq(tmp_path / "bare", tokenizer=False), 4, "no tokenizer", "save_pretrained")
     refused(seq2seq(tmp_path / "small", tokenizer=True, vocabulary=20), 4, "27 tokens", "knows 20")
     (tmp_path / "empty").mkdir()
@@ -329,5 +348,8 @@ def test_wrong_data_and_folders(distill, cli, hub, teacher_run, corpus, tmp_path
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/report.json").write_text("{")
     fails(distill(tmp_path / "damaged", "-q"), 4, "report.json", "--overwrite")
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        fails(distill(out, "-q"), 2, "one process")
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     fails(distill(out, "-q"), 2, "gentool[eval]")

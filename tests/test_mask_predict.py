@@ -1,46 +1,27 @@
-"""Mask-Predict: masks and loss, the decoding loop, and the same again as a plain second
-implementation that computes everything anew for every source, candidate and pass."""
+"""Mask-Predict: the decoding loop, and the same again as a plain second implementation that
+computes everything anew for every source, candidate and pass."""
 
 import math
 from collections import Counter
 
 import pytest
 import torch
+from mask_network import LONGEST, MASK, PAD, SMALL, V, network
 
-from gentool.backends.mask_predict import Config, DecodeConfig, ModelConfig, algorithm
+from gentool.backends.mask_predict import Config, DecodeConfig, algorithm
 from gentool.backends.mask_predict.algorithm import (
     gold_lengths,
     least,
     likely_lengths,
     mask_predict,
-    masked_positions,
     most_likely,
     n_masked,
     score,
-    training_loss,
 )
 from gentool.backends.mask_predict.backend import Backend
 from gentool.backends.mask_predict.network import MaskPredictTransformer
 from gentool.data.config import PairData
-from gentool.data.loader import TooLong
-from gentool.data.rows import padded
-from gentool.data.scenes import SceneTexts
-from gentool.errors import BadDataError, UsageError
-from gentool.rng import BatchRng, generator
-from gentool.tokenizers import train
-from gentool.tokenizers.sides import Sides
-
-PAD, MASK, V, LONGEST = 0, 4, 23, 12
-SMALL = ModelConfig(hidden=16, feedforward=32, encoder_layers=2, decoder_layers=2, heads=4)
-
-
-def network(seed=0, src_size=0):
-    """A small network whose weights are large enough to prefer some tokens."""
-    torch.manual_seed(seed)
-    net = MaskPredictTransformer(SMALL, V, src_size, LONGEST, (PAD, PAD)).eval()
-    for parameter in net.parameters():
-        parameter.data *= 8
-    return net
+from gentool.rng import generator
 
 
 def sources(n, seed=0, longest=9):
@@ -149,43 +130,64 @@ def test_what_cannot_change_is_computed_once(backend, monkeypatch):
     assert memory.keys_values[0][0].shape[0] == 2, "of sources, not of candidates"
 
 
-def test_fast_goes_on_with_the_best_candidate_and_stops_where_nothing_changes(backend, monkeypatch):
+def hopeful(net, src_ids, beam, T, margin):
+    """The plain candidate that the fast way is to end with if it never stops early, and how many
+    candidates of a source each pass is of."""
+    left, counts = None, []
+    for passes in range(1, T + 1):
+        found = {len(ids): (ids, value) for ids, value in plainly(net, src_ids, passes, beam, T)}
+        left = found if left is None else {N: found[N] for N in left}
+        counts.append(len(left))
+        if passes >= algorithm.EXPLORED:
+            best = max(value for _, value in left.values())
+            left = {N: one for N, one in left.items() if one[1] >= best - margin}
+    return max(left.values(), key=lambda one: one[1]), counts
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.3, 99.0])
+def test_fast_drops_candidates_that_are_behind(backend, monkeypatch, margin):
     net, rows, T, beam = network(), sources(6), 10, 4
     called = []
     decode = MaskPredictTransformer.decode
 
     def counting(self, ids, is_masked, memory):
-        called.append(tuple(ids.shape))
+        called.append(len(ids))
         return decode(self, ids, is_masked, memory)
 
-    # With patience without end: after two passes it is the plain method for the best candidate.
-    monkeypatch.setattr(algorithm, "PATIENCE", T)
+    monkeypatch.setattr(algorithm, "MARGIN", margin)
+    monkeypatch.setattr(algorithm, "PATIENCE", T)  # without end
     monkeypatch.setattr(MaskPredictTransformer, "decode", counting)
     fast = backend.translate(net, rows, DecodeConfig(T, beam), fast=True)
-    assert [n for n, _ in called] == [24, 24] + [6] * 8
-    plain = backend.translate(net, rows, DecodeConfig(T, beam), n_best=beam)
-    after_two = [max(plainly(net, row, 2, beam, T), key=lambda c: c[1]) for row in rows]
-    for [found], candidates, (ids, _) in zip(fast, plain, after_two, strict=True):
-        [same] = [h for h in candidates if h.length == len(ids)]
-        assert (found.text, found.steps) == (same.text, T)
-        assert found.score == pytest.approx(same.score, abs=1e-4)
+    monkeypatch.undo()
+    expected = [hopeful(net, row, beam, T, margin) for row in rows]
+    for [found], ((ids, value), _) in zip(fast, expected, strict=True):
+        assert (found.text, found.steps) == (" ".join(map(str, ids)), T)
+        assert found.score == pytest.approx(value, abs=1e-4)
+    assert called == [sum(counts) for counts in zip(*(c for _, c in expected), strict=True)]
+    assert called[-1] == {0.0: 6, 99.0: 24}.get(margin, called[-1]) and called[:2] == [24, 24]
+    if margin == 0.3:
+        assert 6 <= called[-1] < 24, "some are dropped"
+    plain = backend.translate(net, rows, DecodeConfig(T, beam))
+    assert margin < 99 or [h.text for [h] in fast] == [h.text for [h] in plain]
 
-    # A network that says the same whatever it sees changes nothing after its first pass.
-    monkeypatch.setattr(algorithm, "PATIENCE", 3)
+
+def test_fast_leaves_sources_where_nothing_changes(backend, monkeypatch):
+    """A network that says the same whatever it sees changes nothing after its first pass."""
+    net, rows, beam, called = network(), sources(6), 4, []
     table = torch.randn(LONGEST, V, generator=generator("table"))
 
     def always(self, ids, is_masked, memory):
-        called.append(tuple(ids.shape))
+        called.append(len(ids))
         return table.expand(len(ids), -1, -1)[:, : ids.shape[1]][is_masked]
 
     monkeypatch.setattr(MaskPredictTransformer, "decode", always)
-    called.clear()
-    made = backend.translate(net, rows, DecodeConfig(T, beam), fast=True)
-    assert [n for n, _ in called] == [24, 24] + [6] * 3
-    assert [h.steps for [h] in made] == [5] * 6
-    assert [h.steps for [h] in backend.translate(net, rows, DecodeConfig(1, 2), fast=True)] == [
-        1
-    ] * 6
+    made = backend.translate(net, rows, DecodeConfig(10, beam), fast=True)
+    assert [h.steps for [h] in made] == [algorithm.PATIENCE + 1] * 6
+    assert len(called) == algorithm.PATIENCE + 1 and called[:2] == [24, 24]
+    once = backend.translate(net, rows, DecodeConfig(1, 2), fast=True)
+    assert [h.steps for [h] in once] == [1] * 6
+    plain = backend.translate(net, rows, DecodeConfig(10, beam))
+    assert [h.text for [h] in made] == [h.text for [h] in plain]
 
 
 # --- the decoding loop
@@ -278,182 +280,3 @@ def test_lengths():
     ]  # fmt: skip
     assert gold_lengths(torch.tensor([6]), 1, LONGEST).tolist() == [[6]]
     assert gold_lengths(torch.tensor([6]), 2, LONGEST).tolist() == [[6, 7]]
-
-
-# --- the network
-
-
-def test_length_0_is_impossible_and_the_length_token_is_gone():
-    net = network()
-    memory = net.encode(torch.tensor([[7, 8, 9]]))
-    assert memory.length_logits.shape == (1, LONGEST + 1)
-    assert memory.length_logits[0, 0] == -torch.inf and memory.length_logits[0, 1:].isfinite().all()
-    assert [keys.shape for keys, _ in memory.keys_values] == [(1, 4, 3, 4)] * 2
-    assert memory.bias.shape == (1, 1, 1, 3)
-
-
-def test_padding_of_sources_and_targets_changes_nothing():
-    net = network()
-    src_ids, ids = torch.tensor([[7, 8, 9]]), torch.tensor([[MASK, 6, MASK]])
-    is_masked = ids == MASK
-    logits, lengths = net(src_ids, ids, is_masked)
-    wide = [torch.cat([x, torch.full((1, 4), PAD)], dim=1) for x in (src_ids, ids)]
-    padded_logits, padded_lengths = net(*wide, wide[1] == MASK)
-    torch.testing.assert_close(padded_logits, logits, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(padded_lengths, lengths, rtol=1e-4, atol=1e-4)
-
-
-def test_every_position_of_the_decoder_sees_every_other():
-    net = network()
-    ids = torch.tensor([[6, MASK, 7]])
-    is_masked = torch.tensor([[False, True, False]])
-    logits, _ = net(torch.tensor([[7, 8]]), ids, is_masked)
-    for position in (0, 2):
-        other = ids.clone()
-        other[0, position] = 9
-        assert not torch.allclose(net(torch.tensor([[7, 8]]), other, is_masked)[0], logits)
-    assert not torch.allclose(net(torch.tensor([[7, 9]]), ids, is_masked)[0], logits)
-
-
-def test_embeddings_are_tied_and_a_vocabulary_of_sources_is_its_own():
-    joint, separate = network(), network(src_size=31)
-    names = {name for name, p in joint.named_parameters() if p.shape == (V, 16)}
-    assert names == {"embedding.weight"}
-    assert separate.src_embedding.weight.shape == (31, 16)
-    assert separate.encode(torch.tensor([[30, 29]])).bias.shape == (1, 1, 1, 2)
-
-
-def test_the_paper_s_base_model_has_its_size():
-    with torch.device("meta"):
-        net = MaskPredictTransformer(ModelConfig(), 32_768, 0, 256, (0, 0))
-    assert sum(p.numel() for p in net.parameters()) == pytest.approx(61e6, rel=0.02)
-
-
-# --- training
-
-
-def test_masks_are_uniform_from_1_to_n_and_at_random_places():
-    N = torch.full((4000,), 5)
-    rng = BatchRng([generator("masks", i) for i in range(4000)])
-    is_masked = masked_positions(N, 7, rng.uniform(), rng.uniform(9))
-    assert not is_masked[:, 5:].any(), "no padding"
-    counts = is_masked.sum(1).bincount(minlength=6)
-    assert counts[0] == 0 and (counts[1:] / 4000 - 0.2).abs().max() < 0.03
-    assert (is_masked[:, :5].float().mean(0) - 0.6).abs().max() < 0.03
-    extreme = torch.tensor([0.0, 1 - 2**-24])
-    few, all_ = masked_positions(torch.tensor([5, 5]), 5, extreme, rng.uniform(9)[:2])
-    assert (few.sum(), all_.sum()) == (1, 5)
-
-
-def test_the_loss_is_that_of_the_masked_tokens_smoothed_and_of_the_length():
-    g = generator("loss")
-    ids = torch.randint(5, V, (3, 6), generator=g)
-    is_masked = torch.rand(3, 6, generator=g) < 0.5
-    logits = torch.randn(int(is_masked.sum()), V, generator=g)
-    length_logits, N = torch.randn(3, 13, generator=g), torch.tensor([6, 4, 5])
-    found = training_loss(logits, length_logits, ids, is_masked, N, smoothing=0.1)
-    log_p = logits.log_softmax(-1)
-    nll = -log_p[range(len(log_p)), ids[is_masked]]
-    smooth = 0.9 * nll - 0.1 / V * log_p.sum(-1)
-    length = -length_logits.log_softmax(-1)[range(3), N]
-    assert found["tokens"].mean().item() == pytest.approx(smooth.mean().item(), rel=1e-5)
-    assert found["length"].mean().item() == pytest.approx(length.sum().item() / len(nll), rel=1e-5)
-    assert found["tokens"].shape == found["length"].shape == (3,)
-
-
-@pytest.fixture(scope="module")
-def scenes():
-    """A backend of the captions with a joint vocabulary of words."""
-    pairs = [SceneTexts("train", "en-zh")[i] for i in range(200)]
-    tokenizer = train("words", [t for pair in pairs for t in (pair.source, pair.text)])
-    return Backend(Config(data=PairData(length=30), model=SMALL), tokenizer)
-
-
-def examples(backend, n):
-    source, _ = backend.sources()
-    return [backend.prepare(source, i, generator("x", i), True) for i in range(n)]
-
-
-def test_targets_end_and_do_not_begin_and_their_length_counts_the_end(scenes):
-    source, _ = scenes.sources()
-    eos = scenes.tokenizer.special("eos")
-    for i, example in enumerate(examples(scenes, 5)):
-        assert example.tgt_ids == [*scenes.tokenizer.encode(source[i].text), eos]
-        assert example.src_ids == [*scenes.tokenizer.encode(source[i].source), eos]
-        assert example.tgt_ids == [*scenes.tokenizer.encode(source[i].text), eos]
-    batch = scenes.collate(examples(scenes, 5), BatchRng([generator("x", i) for i in range(5)]))
-    assert batch["N"].tolist() == [len(example.tgt_ids) for example in examples(scenes, 5)]
-    text = source[0].text
-    assert scenes.target_length(text) == batch["N"][0] == len(text) + 1, "characters and the end"
-
-
-def test_draws_do_not_depend_on_the_batch(scenes):
-    def rngs(indices):
-        return BatchRng([generator("x", i) for i in indices])
-
-    ten = examples(scenes, 10)
-    batch = scenes.collate(ten, rngs(range(10)))
-    shortest = int(batch["N"].argmin())
-    alone = scenes.collate([ten[shortest]], rngs([shortest]))
-    L = alone["is_masked"].shape[1]
-    assert L < batch["is_masked"].shape[1]
-    assert torch.equal(alone["is_masked"][0], batch["is_masked"][shortest, :L])
-
-
-def test_a_row_s_loss_is_of_its_own_tokens(scenes):
-    torch.manual_seed(0)
-    net = scenes.network().eval()
-    ten = examples(scenes, 10)
-    batch = scenes.collate(ten, BatchRng([generator("x", i) for i in range(10)]))
-    terms = scenes.loss(net, batch)
-    share = 10 / batch["is_masked"].sum()
-    for i in (0, 7):
-        alone = scenes.collate([ten[i]], BatchRng([generator("x", i)]))
-        mine = scenes.loss(net, alone)
-        for name in ("tokens", "length"):
-            expected = mine[name] * alone["is_masked"].sum() * share
-            torch.testing.assert_close(terms[name][i : i + 1], expected, rtol=1e-4, atol=1e-5)
-    # Before training every token is about as likely as another.
-    assert terms["tokens"].mean().item() == pytest.approx(math.log(scenes.tokenizer.size), rel=0.05)
-
-
-def test_sides_of_their_own_vocabularies(tmp_path):
-    pairs = [SceneTexts("train", "en-zh")[i] for i in range(50)]
-    sides = Sides(
-        train("words", [p.source for p in pairs]), train("words", [p.text for p in pairs])
-    )
-    backend = Backend(Config(data=PairData(length=30), model=SMALL), sides)
-    net = backend.network()
-    assert net.src_embedding.weight.shape[0] == sides.source.size
-    assert net.embedding.weight.shape[0] == sides.target.size != sides.source.size
-    [example] = examples(backend, 1)
-    assert sides.source.decode(example.src_ids) == pairs[0].source
-    assert sides.decode(example.tgt_ids) == pairs[0].text
-    [[best]] = backend.translate(net, [example.src_ids], DecodeConfig(2, 2))
-    assert isinstance(best.text, str)
-
-
-def test_what_does_not_fit_is_told():
-    tokenizer = train("words", ["a b c"])
-    data = PairData(length=4, spec=("a,b",))
-    backend = Backend(Config(data=data, model=SMALL, sample=DecodeConfig(4, 4)), tokenizer)
-    assert len(backend.source_ids("a b c")) == 4
-    with pytest.raises(BadDataError, match="5 tokens"):
-        backend.source_ids("a b c a")
-
-    class One:
-        def __getitem__(self, index):
-            return SceneTexts("train", "en-zh")[0]
-
-    with pytest.raises(TooLong, match="data.length is 4"):
-        backend.prepare(One(), 0, generator("x"), True)
-    with pytest.raises(UsageError, match="single texts"):
-        Backend(Config(data=PairData(spec=("a.txt",))), tokenizer)
-    with pytest.raises(UsageError, match="does not divide"):
-        ModelConfig(hidden=10, heads=4)
-    with pytest.raises(UsageError, match="length_beam 5 is more than"):
-        Config(data=PairData(length=4))
-
-
-def test_rows_are_padded_on_the_right():
-    assert padded([[1, 2], [3]], 0).tolist() == [[1, 2], [3, 0]]

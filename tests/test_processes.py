@@ -234,6 +234,26 @@ def test_codebooks_of_two_processes_stay_equal_and_are_resumed(launch, tmp_path)
     assert seen == pytest.approx(2 * 2 * 64, rel=0.2)  # tokens of both processes' batches
 
 
+def test_batches_of_tokens_are_dealt_out_as_micro_batches_are(
+    cli, launch, pairs_recipe, corpus, tmp_path
+):
+    def words(name: str, accumulate: int, *more: object) -> list[str]:
+        command = ["train", "mask-predict", "--recipe", pairs_recipe, "--data", corpus, "-q"]
+        command += ["--out", tmp_path / name, *more, "--precision", "fp32", "--device", "cpu"]
+        settings = ["model.dropout=0.0", "train.log_every=1", "train.batch_tokens=120"]
+        settings.append(f"train.accumulate={accumulate}")
+        return [str(w) for w in command] + [w for text in settings for w in ("--set", text)]
+
+    assert cli(*words("one", 2, "--steps", 12)).code == 0
+    first = words("two", 1, "--steps", 12, "--stop-at", 5)
+    cut = launch([first, words("two", 1, "--resume", "latest", "--steps", 8)])
+    assert cut.end() == 0, cut.wrote(0)
+    assert cli(*words("two", 2, "--resume", "latest", "--steps", 12)).code == 0, "one goes on"
+    ours, theirs = log_of(tmp_path / "one"), log_of(tmp_path / "two")
+    assert [r.get("examples") for r in ours[:8]] == [r.get("examples") for r in theirs[:8]]
+    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), rel=1e-3)
+
+
 def test_a_failure_of_one_process_ends_both_and_is_told_once(words, launch, tmp_path):
     both = launch([words("run", "--steps", 1000)], UNREADABLE)
     assert both.end() != 0

@@ -33,7 +33,11 @@ def write_card(run: Path, run_config: RunConfig) -> None:
         *([("sampling defaults", _pairs(sample))] if sample else []),
         ("written by", f"gentool {run_config.gentool_version}"),
     ]
-    came = f"weights averaged over training (EMA),\ntrained with the recipe `{run_config.recipe}`."
+    n = train.get("average_best", 0)
+    mean = f"the mean of up to {n} states of best validation BLEU" if n else "EMA"
+    came = (
+        f"weights averaged over training ({mean}),\ntrained with the recipe `{run_config.recipe}`."
+    )
     _write(run, run_config, came, facts)
 
 

@@ -9,10 +9,11 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from gentool.checkpoint.atomic import sync
@@ -36,7 +37,7 @@ def write_state(run: Path, state: State) -> Path:
     """Write `run/state/step-…` and return it. Raises OSError; nothing is lost."""
     folder = run / "state"
     folder.mkdir(exist_ok=True)
-    place = folder / f"step-{state.step:08d}"
+    place = _place(run, state.step)
     beside = folder / f".{place.name}.tmp"
     shutil.rmtree(beside, ignore_errors=True)
     try:
@@ -82,6 +83,10 @@ def states(run: Path) -> list[Path]:
     return sorted(path for path in places if names_state(path) and path.is_dir())
 
 
+def _place(run: Path, step: int) -> Path:
+    return run / "state" / f"step-{step:08d}"
+
+
 def names_state(path: Path) -> bool:
     """Whether `path` is where a state would stand: RUN/state/step-00001000."""
     return path.parent.name == "state" and bool(re.fullmatch(r"step-\d+", path.name))
@@ -98,17 +103,35 @@ def reached(run: Path, steps: int) -> bool:
     return bool(found) and step_of(found[-1]) >= steps
 
 
-def prune(run: Path, keep_last: int, keep_best: int, losses: Mapping[int, float]) -> None:
-    """Delete all states but the `keep_last` newest and the `keep_best` of lowest loss.
+def best(run: Path, n: int, losses: Mapping[int, float]) -> list[int]:
+    """The steps of the n states of lowest loss, the lowest first. losses: by step, where known."""
+    validated = sorted((losses[s], s) for s in map(step_of, states(run)) if s in losses)
+    return [step for _, step in validated[:n]]
 
-    losses: validation losses by step.
-    """
-    found = states(run)
-    validated = sorted((losses[s], s) for s in map(step_of, found) if s in losses)
-    best = {step for _, step in validated[:keep_best]}
-    for place in found[:-keep_last]:
-        if step_of(place) not in best:
+
+def prune(run: Path, keep_last: int, keep: Collection[int]) -> None:
+    """Delete all states but the `keep_last` newest and those of the steps `keep`."""
+    for place in states(run)[:-keep_last]:
+        if step_of(place) not in keep:
             shutil.rmtree(place)
+
+
+def mean_weights(run: Path, steps: Collection[int]) -> dict[str, Tensor]:
+    """The mean of the raw weights of some states. Raises BadCheckpointError."""
+    found = [_raw_weights(_place(run, step)) for step in sorted(steps)]
+    return {
+        name: torch.stack([tensors[name].double() for tensors in found]).mean(dim=0).to(first.dtype)
+        for name, first in found[0].items()
+    }
+
+
+def _raw_weights(place: Path) -> dict[str, Tensor]:
+    """Of a state, without the rest of it. Raises BadCheckpointError."""
+    path = place / "model.safetensors"
+    digests = json.loads((place / "manifest.json").read_text())["sha256"]
+    if _digest(path) != digests[path.name]:
+        raise BadCheckpointError(f"{path} was changed or damaged (SHA-256 differs)")
+    return load_tensors(path)[0]
 
 
 def _digest(path: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from gentool.cli import options
-from gentool.cli.console import console
+from gentool.cli.console import console, several
 from gentool.cli.figures import report
 from gentool.cli.options import flag, value
 from gentool.cli.train import environment, parse_time
@@ -75,6 +75,8 @@ def distill(
     scores, on pairs that are held out and on the others. Held-out ones keep their references.
     """
     deadline = time.monotonic() + parse_time(max_time) if max_time else None
+    if several():
+        raise UsageError("distill runs in one process", "start it without a launcher")
     if teacher and recipe:
         raise UsageError("--teacher names a teacher, so there is none to train", "drop --recipe")
     given: Tree = {"data": {"spec": data}} if data else {}
@@ -90,6 +92,7 @@ def distill(
 
     extra("sacrebleu", "the report")  # is it there? Not to be found out after all that decoding
     corpus.check_out(out, overwrite)
+    found = open_teacher(teacher, device, precision) if teacher else None
     if teacher:
         name, tree = "", {"data": trained_on(teacher, but=("split", "language") if data else ())}
         if not (data or tree["data"]):
@@ -106,7 +109,7 @@ def distill(
     if not teacher and not _train(name, tree, given, recipe is not None, run, device, deadline):
         console.info("the teacher is not at its end: the same command goes on")
         return
-    found = open_teacher(teacher or str(run), device, precision)
+    found = found or open_teacher(str(run), device, precision)
     console.info(f"teacher {found.name}, beam {beam}")
     with stop_request(console.info) as request:
 

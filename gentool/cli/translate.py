@@ -28,8 +28,8 @@ Fast = Annotated[
     bool,
     flag(
         "--fast",
-        "Not the paper's method: all but the best length are dropped after two passes, sentences "
-        "that no longer change are done.",
+        "Not the paper's method: lengths far behind the best one are dropped, sentences that no "
+        "longer change are done.",
     ),
 ]
 Dedup = Annotated[bool, flag("--dedup", "Of equal tokens side by side keep one.")]

@@ -1,6 +1,6 @@
 """Texts as rows of tokens of one length, and pairs of texts: what text models are trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -51,6 +51,17 @@ def padded(rows: Sequence[Sequence[int]], pad: int) -> Tensor:
     """Rows of different lengths as one tensor [B, L]."""
     L = max(map(len, rows))
     return torch.tensor([[*row, *[pad] * (L - len(row))] for row in rows])
+
+
+def batches(sizes: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """The numbers of rows of these sizes, the longest first, in batches that are `tokens` tokens
+    with their padding at the most, but one row at least."""
+    order = sorted(range(len(sizes)), key=lambda number: -sizes[number])
+    start = 0
+    while start < len(order):
+        end = start + max(1, tokens // sizes[order[start]])
+        yield order[start:end]
+        start = end
 
 
 def row(source: Source[Text], index: int, tokenizer: Tokenizer, config: TextData) -> Row:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from gentool.data.config import PairData
 from gentool.nn.config import EncoderDecoderConfig
 from gentool.tokenizers.config import PairTokenizerConfig
-from gentool.training.config import TokensLossConfig, TrainConfig
+from gentool.training.config import PairTrainConfig, TokensLossConfig
 
 
 @dataclass
@@ -20,8 +20,8 @@ class Config:
     tokenizer: PairTokenizerConfig = field(default_factory=PairTokenizerConfig)
     model: EncoderDecoderConfig = field(default_factory=lambda: EncoderDecoderConfig(dropout=0.1))
     loss: TokensLossConfig = field(default_factory=TokensLossConfig)
-    train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(
+    train: PairTrainConfig = field(
+        default_factory=lambda: PairTrainConfig(
             steps=100_000,
             batch_size=64,
             learning_rate=7e-4,

@@ -90,11 +90,16 @@ class Backend:
         self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
     ) -> None:
         _, held_out = text_train_and_validation(self.config.data)
-        pairs = [held_out[i] for i in range(min(SHOWN, held_out.size or SHOWN))]
-        teacher = self.teacher(network)
-        made = teacher.translate([p.source or "" for p in pairs], beam=1, poll=poll)
-        lines = [f"{p.source}\t{text or ''}\n" for p, text in zip(pairs, made, strict=True)]
-        (folder / f"{stem}.txt").write_text("".join(lines), encoding="utf-8")
+        lines = [held_out[i].source or "" for i in range(min(SHOWN, held_out.size or SHOWN))]
+        made = zip(lines, self.texts(network, lines, poll), strict=True)
+        (folder / f"{stem}.txt").write_text("".join(f"{a}\t{b}\n" for a, b in made), "utf-8")
+
+    def texts(
+        self, network: nn.Module, lines: Sequence[str], poll: Callable[[], None] = lambda: None
+    ) -> list[str]:
+        """What it makes of sources, greedily; nothing of one that is too long."""
+        made = self.teacher(network).translate(lines, beam=1, poll=poll)
+        return [text or "" for text in made]
 
     def teacher(self, network: Any, name: str = "", hash: str = "") -> Teacher:
         """`network`, ready to translate."""

@@ -106,6 +106,7 @@ def distill(
     if report["done"]:
         reporter.info(f"going on with {out} at pair {report['done']} of {len(corpus.indices)}")
     _decode(teacher, corpus, out, report, poll, reporter)
+    reporter.info(f"{len(corpus.indices)} pairs in {report['seconds']} s, beam {beam}")
     figures = _finish(out, settings)
     report["figures"] = [figure.record() for figure in figures]
     _write(out, report)

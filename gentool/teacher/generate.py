@@ -12,13 +12,12 @@ import torch
 
 from gentool.checkpoint.config import read_config
 from gentool.checkpoint.weights import tensors_hash
-from gentool.data.rows import padded
+from gentool.data.rows import batches, padded
 from gentool.device import pick_device, use_bf16
 from gentool.errors import BadCheckpointError, GentoolError
 from gentool.resources import shipped
 from gentool.settings import Tree
 from gentool.tokenizers.huggingface import translated
-from gentool.translation import batches
 
 HELPER = "teacher"
 LONGEST = 512  # tokens, where a model of the Hub does not say how many it reads
@@ -55,7 +54,7 @@ class Teacher:
         fits = [number for number, row in enumerate(rows) if len(row) <= self.longest]
         made: list[str | None] = [None] * len(lines)
         device = next(self.model.parameters()).device
-        for batch in batches([rows[number] for number in fits], batch_tokens // beam):
+        for batch in batches([len(rows[number]) for number in fits], batch_tokens // beam):
             numbers = [fits[place] for place in batch]
             ids = padded([rows[number] for number in numbers], self.pad)
             n = torch.tensor([len(rows[number]) for number in numbers])
@@ -112,8 +111,10 @@ def _trained(folder: Path) -> Teacher:
 
 
 def _pretrained(name: str) -> Teacher:
+    import huggingface_hub
     import transformers
 
+    huggingface_hub.utils.logging.set_verbosity_error()  # every attempt to reach the Hub is told
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()  # it warns of what is chosen here on purpose
     local = Path(name).is_dir()

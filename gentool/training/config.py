@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from gentool.errors import UsageError
 from gentool.settings import setting
 
 
@@ -43,6 +44,31 @@ class TrainConfig:
     )
     keep_last: int = setting(2, "newest states kept", low=1, fixed=False)
     keep_best: int = setting(1, "states of lowest validation loss kept", low=0, fixed=False)
+
+
+@dataclass
+class PairTrainConfig(TrainConfig):
+    """How to train on pairs of texts. Raises UsageError."""
+
+    batch_tokens: int = setting(
+        0,
+        "tokens per micro-batch, padding included, in place of batch_size; pairs of about one "
+        "length go together. 0 = batch_size pairs",
+        low=0,
+    )
+    average_best: int = setting(
+        0,
+        "states of best validation BLEU whose mean is decoded with; 0 = the average over all steps",
+        low=0,
+        fixed=False,
+    )
+
+    def __post_init__(self) -> None:
+        if self.average_best and (not self.validate_every or self.validate_every % self.save_every):
+            raise UsageError(
+                f"train.average_best needs a state at each validation: train.validate_every "
+                f"{self.validate_every} is no multiple of train.save_every {self.save_every}"
+            )
 
 
 @dataclass

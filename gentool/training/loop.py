@@ -21,18 +21,20 @@ from torch.optim.swa_utils import AveragedModel
 
 from gentool.checkpoint.card import write_card
 from gentool.checkpoint.config import RunConfig
-from gentool.checkpoint.state import State, prune, write_state
+from gentool.checkpoint.state import State, best, mean_weights, prune, write_state
 from gentool.checkpoint.weights import sampling_tensors, write_weights
+from gentool.data.buckets import Buckets
 from gentool.data.loader import Loaded, Loader
 from gentool.data.stream import open_stream
 from gentool.errors import Interrupted, NonFiniteError, Terminated
 from gentool.protocol import Backend, Reporter
 from gentool.rng import BatchRng, torch_seed
+from gentool.sampling import sentence_bleu_for
 from gentool.training.config import TrainConfig
 from gentool.training.optimizer import ema_update, learning_rate, load_optimizer, make_optimizer
 from gentool.training.run import Log
 from gentool.training.signals import StopRequest, stop_request
-from gentool.training.validation import validation_loss
+from gentool.training.validation import validation_bleu, validation_loss
 
 _ADVICE = (
     "the last state is untouched; try a lower train.learning_rate, more train.warmup_steps or "
@@ -67,12 +69,29 @@ class Trainer:
         self.forward = accelerator.prepare(self.model)  # autocast, and one process among several
         self.source, self.held_out = backend.sources()
         rank, world = accelerator.process_index, accelerator.num_processes
-        stream = open_stream(self.source, self.train.seed, rank, world)
+        tokens = getattr(self.train, "batch_tokens", 0)
+        shared_out = (0, 1) if tokens else (rank, world)
+        stream = open_stream(self.source, self.train.seed, *shared_out)
         prepare = partial(backend.prepare, augment=True)
         self.loader: Loader[Any] = Loader(stream, prepare, self.data, reporter.info)
-        self.examples_per_step = self.train.batch_size * self.train.accumulate * world
+        self.buckets = Buckets(self.loader, tokens, rank, world) if tokens else None
+        self.average = getattr(self.train, "average_best", 0)
+        if self.average:
+            sentence_bleu_for("train.average_best")  # is it there? Not to be found out later
+        batches = self.train.accumulate * world
+        # What a step sees: so many examples, or batches of so many tokens.
+        self.per_step = batches if tokens else batches * self.train.batch_size
         self.step = 0
         self.sums: dict[str, float] = {}  # of the figures of the steps since the last log record
+
+    @property
+    def examples(self) -> int:
+        """Examples seen so far, by all processes."""
+        return self.buckets.examples if self.buckets else self.step * self.per_step
+
+    def _next(self) -> list[Loaded[Any]]:
+        """This process's next micro-batch."""
+        return self.buckets.next() if self.buckets else self.loader.next(self.train.batch_size)
 
     # State ------------------------------------------------------------------------------------
 
@@ -87,9 +106,9 @@ class Trainer:
             },
         }
         values = {
-            "cursor": self.loader.cursor,
+            "cursor": (self.buckets or self.loader).cursor,
             "sums": self.sums,
-            "examples_per_step": self.examples_per_step,
+            "examples_per_step" if self.buckets is None else "batches_per_step": self.per_step,
         }
         return State(self.step, tensors, values)
 
@@ -99,7 +118,7 @@ class Trainer:
         self.ema.module.load_state_dict(state.tensors["ema"])
         self.ema.n_averaged.fill_(state.step)
         load_optimizer(self.optimizer, state.tensors["optimizer"])
-        self.loader.seek(state.values["cursor"])
+        (self.buckets or self.loader).seek(state.values["cursor"])
         self.sums = dict(state.values["sums"])
         self.step = state.step
 
@@ -110,8 +129,8 @@ class Trainer:
         """
         self._check_weights()
         write_state(run, self.state())
-        losses = Log(run).validation_losses()
-        prune(run, self.train.keep_last, self.train.keep_best, losses)
+        lowest = best(run, self.train.keep_best, Log(run).validated())
+        prune(run, self.train.keep_last, [*lowest, *self._averaged(run)])
         self._write_weights(run, run_config)
         self._publish(run, run_config)
 
@@ -122,7 +141,7 @@ class Trainer:
             log.cut_back(self.step)
             self._write_weights(run, run_config)
             self._publish(run, run_config)
-            validated = self.step in log.validation_losses()
+            validated = self.step in log.validated()
             if self.step and self._due(self.train.validate_every) and not validated:
                 self._validate(run, run_config)
             shown = any((run / "samples").glob(f"step-{self.step:08d}.*"))
@@ -130,11 +149,17 @@ class Trainer:
                 self._preview(run, StopRequest())
         self.accelerator.wait_for_everyone()
 
+    def _averaged(self, run: Path) -> list[int]:
+        """The steps of the states whose mean is sampled from; none: the EMA is."""
+        bleu = Log(run).validated("val_bleu") if self.average else {}
+        return best(run, self.average, {step: -value for step, value in bleu.items()})
+
     def _write_weights(self, run: Path, run_config: RunConfig) -> None:
         tokenizer = self.backend.tokenizer
+        steps = self._averaged(run)
         write_weights(
             run,
-            sampling_tensors(self.ema.module),
+            mean_weights(run, steps) if steps else sampling_tensors(self.ema.module),
             self.step,
             run_config.config,
             tokenizer.hash if tokenizer else None,
@@ -142,10 +167,10 @@ class Trainer:
 
     def _publish(self, run: Path, run_config: RunConfig) -> None:
         """Bring config.json and the model card up to date with the log."""
-        examples = self.step * self.examples_per_step
-        run_config.metrics = {"step": self.step, "examples": examples}
+        run_config.metrics = {"step": self.step, "examples": self.examples}
         for record in Log(run).records():
-            run_config.metrics |= {k: record[k] for k in ("loss", "val_loss") if k in record}
+            told = ("loss", "val_loss", "val_bleu")
+            run_config.metrics |= {k: record[k] for k in told if k in record}
         run_config.write(run)
         write_card(run, run_config)
 
@@ -159,6 +184,7 @@ class Trainer:
         train = self.train
         end = min(train.steps, limits.stop_at or train.steps)
         first = saved = self.step
+        seen = self.examples
         busy = rate = 0.0
         self._settle()
         with stop_request(self.reporter.info) as request:
@@ -169,14 +195,14 @@ class Trainer:
                 self.step += 1
                 for name, value in (figures | {"steps": 1}).items():
                     self.sums[name] = self.sums.get(name, 0) + value
-                rate = (self.step - first) * self.examples_per_step / busy
+                rate = (self.examples - seen) / busy
                 self.reporter.progress(
                     self.step,
                     end,
                     {
                         "loss": f"{figures['loss']:.4f}",
                         "examples/s": f"{rate:.0f}",
-                        "left": _clock((end - self.step) * self.examples_per_step / rate),
+                        "left": _clock((end - self.step) * busy / (self.step - first)),
                     },
                 )
                 if self._due(train.log_every) or self.step == 1:
@@ -212,7 +238,7 @@ class Trainer:
         micros: list[dict[str, Tensor]] = []
         keys = []
         for micro in range(train.accumulate):
-            examples = self.loader.next(train.batch_size)
+            examples = self._next()
             keys += [example.key for example in examples]
             last = micro == train.accumulate - 1
             sync = contextlib.nullcontext() if last else self.accelerator.no_sync(self.forward)
@@ -250,12 +276,13 @@ class Trainer:
         those of three processes or more are rounded: a resumed run would end in other bytes.
         """
         if self.accelerator.num_processes > 1:
-            cursor = self.loader.cursor
+            feed = self.buckets or self.loader
+            cursor = feed.cursor
             buffers = [buffer.clone() for buffer in self.model.buffers()]
             self.model.train()
-            self._backward(self.loader.next(1), 0)
+            self._backward(self._next()[:1], 0)
             self.optimizer.zero_grad()
-            self.loader.seek(cursor)
+            feed.seek(cursor)
             for buffer, before in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)  # those that training moves have not been trained
 
@@ -299,7 +326,7 @@ class Trainer:
             "step": self.step,
             **means,
             "learning_rate": learning_rate(self.step - 1, self.train),
-            "examples": self.step * self.examples_per_step,
+            "examples": self.examples,
             "examples_per_second": round(rate, 1),
             "skipped": self.loader.skipped,
         }
@@ -317,8 +344,15 @@ class Trainer:
             loss, n = validation_loss(self.backend, self.ema.module, self.held_out, self.data, n)
             if not math.isfinite(loss):
                 raise NonFiniteError(f"step {self.step}: validation loss {loss}", _ADVICE)
-            Log(run).append({"step": self.step, "val_loss": loss, "val_examples": n})
-            self.reporter.info(f"step {self.step}: validation loss {loss:.5f}")
+            record = {"step": self.step, "val_loss": loss, "val_examples": n}
+            told = f"validation loss {loss:.5f}"
+            if self.average:
+                record["val_bleu"] = validation_bleu(self.backend, self.model, self.held_out, n)
+                told += f", BLEU {record['val_bleu']:.2f}"
+            Log(run).append(record)
+            self.reporter.info(f"step {self.step}: {told}")
+            if self.average:
+                self._write_weights(run, run_config)
             self._publish(run, run_config)
 
     def _preview(self, run: Path, request: StopRequest) -> None:

@@ -132,6 +132,6 @@ class Log:
         kept = [json.dumps(r) + "\n" for r in self.records() if r["step"] <= step]
         write_file(self.path, "".join(kept).encode())
 
-    def validation_losses(self) -> dict[int, float]:
-        """Validation loss by step."""
-        return {r["step"]: r["val_loss"] for r in self.records() if "val_loss" in r}
+    def validated(self, name: str = "val_loss") -> dict[int, float]:
+        """A figure of validations by step."""
+        return {r["step"]: r[name] for r in self.records() if name in r}

@@ -157,7 +157,8 @@ def describe(plan: Plan, device: str, reporter: Reporter) -> list[str]:
         "data": f"{extent(trainer.source)}, fingerprint {trainer.source.fingerprint}",
         "network": f"{parameters:,} parameters",
         **({"tokenizer": f"{tokenizer.kind}, {tokenizer.size} tokens"} if tokenizer else {}),
-        "steps": f"{resolved.config.train.steps - step} of {trainer.examples_per_step} examples",
+        "steps": f"{resolved.config.train.steps - step} of {trainer.per_step} "
+        + (f"batches of {trainer.buckets.tokens} tokens" if trainer.buckets else "examples"),
         "device": f"{trainer.accelerator.device}, {trainer.accelerator.mixed_precision}",
         "each state": f"about {4 * 4 * parameters / 1e6:.0f} MB on disk",
     }
@@ -253,16 +254,21 @@ def _new_run_config(plan: Plan, config: Any, trainer: Trainer) -> RunConfig:
 
 
 def _check_step(run_config: RunConfig, state: State, trainer: Trainer) -> None:
-    """A step must see as many examples as before, however many processes they are dealt to."""
+    """A step must see as much as before, however many processes it is dealt to."""
     before = run_config.config["train"]
-    then = state.values.get("examples_per_step", before["batch_size"] * before["accumulate"])
     train, world = trainer.train, trainer.accelerator.num_processes
-    if trainer.examples_per_step != then:
-        accumulate, rest = divmod(then, train.batch_size * world)
+    factors = [f"train.accumulate {train.accumulate}", f"processes {world}"]
+    if trainer.buckets:
+        what, each, then = "batches", 1, state.values["batches_per_step"]
+    else:
+        what, each = "examples", train.batch_size
+        then = state.values.get("examples_per_step", before["batch_size"] * before["accumulate"])
+        factors.insert(0, f"train.batch_size {train.batch_size}")
+    if trainer.per_step != then:
+        accumulate, rest = divmod(then, each * world)
         raise UsageError(
-            f"a step of this run sees {then} examples, but train.batch_size {train.batch_size} × "
-            f"train.accumulate {train.accumulate} × processes {world} = "
-            f"{trainer.examples_per_step}",
+            f"a step of this run sees {then} {what}, but {' × '.join(factors)} = "
+            f"{trainer.per_step}",
             f"choose others whose product is {then}"
             + ("" if rest else f", e.g. --set train.accumulate={accumulate}"),
         )

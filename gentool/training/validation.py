@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from gentool.data.loader import Loaded, Loader
-from gentool.data.source import Data
+from gentool.data.source import Data, Source
 from gentool.data.stream import open_stream
+from gentool.data.text import Text
 from gentool.protocol import Backend
 from gentool.rng import BatchRng
 
@@ -35,6 +36,16 @@ def validation_loss(
     finally:
         network.train(was_training)
     return total / seen, seen
+
+
+def validation_bleu(backend: Any, network: nn.Module, source: Source[Text], n: int) -> float:
+    """BLEU, 0 to 100, of what a backend of pairs makes of n held-out sources."""
+    from gentool.evaluate.translation import scores  # which imports this module
+
+    places = open_stream(source, SEED).next(min(n, source.size or n))
+    pairs = [place.source[place.index] for place in places]
+    made = backend.texts(network, [pair.source for pair in pairs])
+    return float(scores(made, [[pair.text for pair in pairs]])["bleu"].value or 0.0)
 
 
 def held_out_examples(

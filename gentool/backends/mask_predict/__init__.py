@@ -11,7 +11,7 @@ from gentool.errors import UsageError
 from gentool.nn.config import EncoderDecoderConfig
 from gentool.settings import setting
 from gentool.tokenizers.config import PairTokenizerConfig
-from gentool.training.config import TokensLossConfig, TrainConfig
+from gentool.training.config import PairTrainConfig, TokensLossConfig
 
 KIND, DRAWS, TOKENS, BOUND = "text", False, False, False  # see gentool.registry.Options
 
@@ -37,8 +37,8 @@ class Config:
     tokenizer: PairTokenizerConfig = field(default_factory=PairTokenizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: TokensLossConfig = field(default_factory=TokensLossConfig)
-    train: TrainConfig = field(
-        default_factory=lambda: TrainConfig(
+    train: PairTrainConfig = field(
+        default_factory=lambda: PairTrainConfig(
             steps=300_000,
             batch_size=64,
             learning_rate=5e-4,

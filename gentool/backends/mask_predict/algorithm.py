@@ -16,8 +16,9 @@ OnStep = Callable[[int, Tensor, Tensor, Tensor], None]
 """Is told of each pass: its number t, the ids [B, L] after it, their probabilities [B, L], and
 which were masked before it, bool [B, L]."""
 
-EXPLORED = 2  # passes after which the fast way goes on with one candidate
-PATIENCE = 3  # passes without a change after which it leaves a source
+EXPLORED = 2  # passes before the fast way drops a candidate
+MARGIN = 0.3  # of mean log probability behind the best one at which a candidate is hopeless
+PATIENCE = 4  # passes without a change after which it leaves a source
 SHORTEST = 2  # length of a hypothesis, as in the authors' code: a token and the end
 
 
@@ -97,38 +98,42 @@ def fast_mask_predict(
     mask_id: int,
     pad_id: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Not the paper's: `mask_predict` of the candidates N [B, beam], of which only the best of each
-    source goes on after EXPLORED passes, until PATIENCE passes in a row have changed no token.
+    """Not the paper's: `mask_predict` of the candidates N [B, beam], of which those that are MARGIN
+    behind the best of their source after EXPLORED passes or later are dropped; a source is left
+    when PATIENCE passes in a row have changed no token of those that remain.
 
-    model_fn is told as well which sources it is called for, [B or fewer], each with as many rows.
-    Returns ids and log probabilities [B, L], N [B], and passes [B] of the candidate that was kept.
+    model_fn is told as well of which source each of the rows is, [R], or in the first passes of
+    which sources equally many rows are, [B]. Returns ids and log probabilities [B, L], N [B], and
+    passes [B] of the candidate that was kept.
     """
     B, beam = N.shape
-    sources = torch.arange(B, device=N.device)
-    explored = min(EXPLORED, T)
+    source = torch.arange(B, device=N.device).repeat_interleave(beam)  # of each row
     N = N.flatten()
     ids, log_p = blank(N, mask_id, pad_id)
-    for t in range(explored):
-        ids, log_p, _ = one_pass(
-            lambda ids, is_masked: model_fn(ids, is_masked, sources), ids, log_p, N, t, T, mask_id
-        )
-    best = sources * beam + score(log_p, N).view(B, beam).argmax(dim=1)
-    ids, log_p, N = ids[best], log_p[best], N[best]
-    passes, n_same = torch.full_like(N, explored), torch.zeros_like(N)
-    for t in range(explored, T):
-        going = sources[n_same < PATIENCE]
-        if not len(going):
-            break
-        L = int(N[going].max())
-        before = ids[going, :L]
-        ids[going, :L], log_p[going, :L], _ = one_pass(
-            lambda ids, is_masked: model_fn(ids, is_masked, going),  # noqa: B023, called at once
-            before, log_p[going, :L], N[going], t, T, mask_id,
+    n_same, passes = torch.zeros_like(N), torch.zeros_like(source[::beam])
+    hopeful = torch.ones_like(N, dtype=torch.bool)
+    rows = torch.arange(len(N), device=N.device)  # that are still decoded
+    for t in range(T):
+        of = source[::beam] if t < EXPLORED else source[rows]
+        L = int(N[rows].max())
+        before = ids[rows, :L]
+        ids[rows, :L], log_p[rows, :L], _ = one_pass(
+            lambda ids, is_masked: model_fn(ids, is_masked, of),  # noqa: B023, called at once
+            before, log_p[rows, :L], N[rows], t, T, mask_id,
         )  # fmt: skip
-        same = (ids[going, :L] == before).all(dim=1)
-        n_same[going] = torch.where(same, n_same[going] + 1, 0)
-        passes[going] = t + 1
-    return ids, log_p, N, passes
+        same = (ids[rows, :L] == before).all(dim=1)
+        n_same[rows] = torch.where(same, n_same[rows] + 1, 0)
+        passes[source[rows]] = t + 1
+        if t + 1 >= EXPLORED:
+            mean = score(log_p, N).masked_fill(~hopeful, -torch.inf)
+            hopeful &= mean >= mean.view(B, beam).amax(dim=1)[source] - MARGIN
+            restless = (n_same < PATIENCE) & hopeful
+            rows = rows[hopeful[rows] & restless.view(B, beam).any(dim=1)[source[rows]]]
+            if not len(rows):
+                break
+    mean = score(log_p, N).masked_fill(~hopeful, -torch.inf)
+    best = source[::beam] * beam + mean.view(B, beam).argmax(dim=1)
+    return ids[best], log_p[best], N[best], passes
 
 
 def blank(N: Tensor, mask_id: int, pad_id: int) -> tuple[Tensor, Tensor]:

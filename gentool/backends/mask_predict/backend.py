@@ -21,7 +21,7 @@ from gentool.backends.mask_predict.algorithm import (
 )
 from gentool.backends.mask_predict.network import MaskPredictTransformer
 from gentool.data.holdout import text_train_and_validation
-from gentool.data.rows import Pair, padded, pair
+from gentool.data.rows import Pair, batches, padded, pair
 from gentool.data.source import Data, Source
 from gentool.data.text import Text, is_pairs
 from gentool.errors import BadDataError, UsageError
@@ -29,6 +29,9 @@ from gentool.protocol import Batch, Hypothesis
 from gentool.rng import BatchRng
 from gentool.tokenizers import Tokenizer, source_side
 from gentool.trace import OnStep, View
+
+SHOWN = 16  # sentences of a preview
+BATCH_TOKENS = 4096  # decoded at a time in training, candidates and padding included
 
 
 class Backend:
@@ -93,16 +96,31 @@ class Backend:
         self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
     ) -> None:
         _, held_out = text_train_and_validation(self.config.data)
-        n = min(16, held_out.size or 16)
-        pairs = [pair(held_out, i, self.tokenizer, self.config.data) for i in range(n)]
-        made = self.translate(
-            network, [p.src_ids for p in pairs], self.config.sample, on_step=lambda *_: poll()
-        )
-        lines = [
-            f"{self.source.decode(p.src_ids)}\t{best.text}\n"
-            for p, (best, *_) in zip(pairs, made, strict=True)
-        ]
-        (folder / f"{stem}.txt").write_text("".join(lines), encoding="utf-8")
+        lines = [held_out[i].source or "" for i in range(min(SHOWN, held_out.size or SHOWN))]
+        made = zip(lines, self.texts(network, lines, poll), strict=True)
+        (folder / f"{stem}.txt").write_text("".join(f"{a}\t{b}\n" for a, b in made), "utf-8")
+
+    def texts(
+        self,
+        network: nn.Module,
+        lines: Sequence[str],
+        poll: Callable[[], None] | None = None,
+    ) -> list[str]:
+        """What it makes of sources, by the settings that are the run's defaults; nothing of one
+        that is too long."""
+        decode, eos = self.config.sample, self.source.special("eos")
+        rows = [[*self.source.encode(line), eos] for line in lines]
+        fits = [i for i, row in enumerate(rows) if len(row) <= self.config.data.length]
+        made = [""] * len(lines)
+        for batch in batches([len(rows[i]) for i in fits], BATCH_TOKENS // decode.length_beam):
+            numbers = [fits[place] for place in batch]
+            found = self.translate(
+                network, [rows[i] for i in numbers], decode,
+                on_step=(lambda *_: poll()) if poll else None,
+            )  # fmt: skip
+            for i, [best, *_] in zip(numbers, found, strict=True):
+                made[i] = best.text
+        return made
 
     def source_ids(self, line: str) -> list[int]:
         """A source, ready for `translate`. Raises BadDataError for one that is too long."""
