@@ -1,10 +1,16 @@
 """Make the pictures of the docs anew.
 
-python benchmarks/pictures.py
+python benchmarks/pictures.py [NAME ...]
+
+All of them, or those named: scenes, ddpm-scenes, noise-scale, how-ddpm, how-mvtm, how-diffusion-lm,
+how-mask-predict. They are drawn by the shipped checkpoints; Chinese needs a font that has it.
 """
 
 import subprocess
+import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +21,37 @@ from gentool.render import grid
 
 DOCS = Path(__file__).parents[1] / "docs"
 NOISE_SCALES = (0.0, 0.5, 1.0, 1.1)
+PICTURE = "a small red circle in the top left"
+SENTENCE = "a large blue cross is above a small yellow circle"
+COLORS = 256  # of the pictures of traces
 
 
-def main() -> None:
+def scenes() -> None:
     world = Scenes("train")
     enlarged(grid(np.stack([world[i].image for i in range(24)]), columns=8), "scenes.png")
+
+
+def samples() -> None:
     enlarged(grid(drawn("-n", "64"), columns=16), "ddpm-scenes.png")
+
+
+def noise_scale() -> None:
     ancestral = ("-n", "12", "--sampler", "ancestral", "--steps", "250")
     rows = [drawn(*ancestral, "--noise-scale", str(scale)) for scale in NOISE_SCALES]
     enlarged(grid(np.concatenate(rows), columns=12), "noise-scale.png")
+
+
+def how(backend: str, text: str) -> None:
+    """How one sample came about, some steps of it; text: what it is made of, empty for nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = ("--out", f"{folder}/out.png")
+        verb = ("decode", backend) if text else ("sample", backend, "-n", "1")
+        command = ["gentool", *verb, *out, "--trace", f"{folder}/how.png", "--quiet"]
+        given = {"input": f"{text}\n"} if text else {}
+        subprocess.run(command, check=True, text=True, stdout=subprocess.DEVNULL, **given)
+        image = Image.open(f"{folder}/how.png").convert("RGB")
+        image = image.quantize(COLORS, dither=Image.Dither.NONE)
+        image.save(DOCS / f"how-{backend}.png", optimize=True)
 
 
 def drawn(*options: str) -> np.ndarray:
@@ -41,4 +69,14 @@ def enlarged(picture: Image.Image, name: str) -> None:
     picture.resize(size, Image.Resampling.NEAREST).save(DOCS / name, optimize=True)
 
 
-main()
+PICTURES: dict[str, Callable[[], None]] = {
+    "scenes": scenes,
+    "ddpm-scenes": samples,
+    "noise-scale": noise_scale,
+    "how-ddpm": partial(how, "ddpm", PICTURE),
+    "how-mvtm": partial(how, "mvtm", PICTURE),
+    "how-diffusion-lm": partial(how, "diffusion-lm", ""),
+    "how-mask-predict": partial(how, "mask-predict", SENTENCE),
+}
+for name in sys.argv[1:] or PICTURES:
+    PICTURES[name]()
