@@ -25,9 +25,10 @@ from transformers import MarianConfig, MarianMTModel
 
 from gentool.backends.mask_predict import DecodeConfig
 from gentool.backends.mask_predict.algorithm import least, likely_lengths, n_masked
-from gentool.backends.mask_predict.backend import Backend, padded
+from gentool.backends.mask_predict.backend import Backend
 from gentool.backends.mask_predict.network import padding_bias
 from gentool.checkpoint.load import Loaded, load_checkpoint
+from gentool.data.rows import padded
 from gentool.evaluate.pairs import PairRequest
 from gentool.evaluate.translation import scores
 from gentool.translation import translate_lines

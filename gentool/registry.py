@@ -7,9 +7,22 @@ into the same kind of run, and nothing is drawn from it.
 
 import importlib
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Protocol
 
 from gentool.errors import UsageError, nearest
+
+
+class Options(Protocol):
+    """What the configuration module of a backend tells of it, beside its dataclasses: `Config`,
+    `DecodeConfig` and, where it draws, `SampleConfig`."""
+
+    KIND: str  # what it makes: images or text
+    DRAWS: bool  # from nothing, `gentool sample`; else it only makes outputs of inputs
+    TOKENS: bool  # of which it makes pictures
+    BOUND: bool  # whether there is one on -log p of held-out data
+    Config: type
+    DecodeConfig: type
+
 
 _OWN = {
     "ddpm": "gentool.backends.ddpm",
@@ -26,7 +39,7 @@ def _installed() -> dict[str, str]:
     for point in entry_points(group="gentool.backends"):
         try:
             module = importlib.import_module(point.value)
-            for name in ("KIND", "Config", "DecodeConfig"):
+            for name in Options.__annotations__:
                 getattr(module, name)
             found[point.name] = point.value
         except Exception as error:  # whatever it is, the others are to work
@@ -39,6 +52,7 @@ HELPERS = {
     "diffusion-lm-control": "gentool.backends.diffusion_lm.classifier",
     "features": "gentool.evaluate.features",
     "judge": "gentool.evaluate.judge",
+    "teacher": "gentool.teacher",
     "vq": "gentool.tokenizers.vq",
 }
 # Formats of other libraries that checkpoints are converted from and to.
@@ -51,6 +65,12 @@ PEERS = {
 }
 
 
+def backend_options(name: str) -> Options:
+    """The configuration module of a backend; imports no torch. Raises UsageError."""
+    module: Options = options_module(name)
+    return module
+
+
 def options_module(name: str) -> Any:
     """The configuration module of a backend or helper; imports no torch. Raises UsageError."""
     trained = BACKENDS | HELPERS
@@ -60,9 +80,8 @@ def options_module(name: str) -> Any:
 
 
 def draws(name: str) -> bool:
-    """Whether the backend draws samples; one without a SampleConfig only makes outputs of inputs,
-    `gentool decode`."""
-    return hasattr(options_module(name), "SampleConfig")
+    """Whether the backend draws samples; else it only makes outputs of inputs, `gentool decode`."""
+    return backend_options(name).DRAWS
 
 
 def default_recipe(name: str) -> str:

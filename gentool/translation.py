@@ -58,8 +58,9 @@ def translate_lines(
     network = loaded.network.to(chosen)
     cost = settings.length_beam
     for window in _windows(_jobs(loaded, lines, references), WINDOW * batch_tokens // cost):
-        waiting = sorted((j for j in window if j.answer is None), key=lambda j: -len(j.src_ids))
-        for batch in _batches(waiting, batch_tokens // cost):
+        waiting = [job for job in window if job.answer is None]
+        for numbers in batches([job.src_ids for job in waiting], batch_tokens // cost):
+            batch = [waiting[number] for number in numbers]
             gold = [j.gold for j in batch] if references is not None else None
             with torch.autocast(chosen.type, torch.bfloat16, enabled=bf16):
                 answers = loaded.backend.translate(
@@ -130,10 +131,12 @@ def _windows(jobs: Iterable[_Job | None], tokens: int) -> Iterator[list[_Job]]:
         yield window
 
 
-def _batches(jobs: Sequence[_Job], tokens: int) -> Iterator[list[_Job]]:
-    """Jobs in order, the longest first, padded to `tokens` at the most, but at least one."""
+def batches(rows: Sequence[Sequence[int]], tokens: int) -> Iterator[list[int]]:
+    """The numbers of `rows`, the longest first, in batches padded to `tokens` tokens at the most,
+    but of one row at least."""
+    order = sorted(range(len(rows)), key=lambda number: -len(rows[number]))
     start = 0
-    while start < len(jobs):
-        end = start + max(1, tokens // len(jobs[start].src_ids))
-        yield list(jobs[start:end])
+    while start < len(order):
+        end = start + max(1, tokens // len(rows[order[start]]))
+        yield order[start:end]
         start = end

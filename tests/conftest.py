@@ -13,7 +13,7 @@ import pytest
 # threads that wait for one another crawl on a machine that has other work.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-from gentool.data.scenes import SPLITS, Layout, Scene, draw_scene  # noqa: E402
+from gentool.data.scenes import SPLITS, Layout, Scene, SceneTexts, draw_scene  # noqa: E402
 
 RECIPE = """\
 backend = "ddpm"
@@ -207,6 +207,58 @@ def pairs_run(pairs_recipe, tmp_path_factory) -> Path:
     return trained("mask-predict", pairs_recipe, tmp_path_factory.mktemp("runs") / "tiny-pairs")
 
 
+TEACHER_RECIPE = """\
+backend = "teacher"
+[data]
+spec = "{corpus}"
+length = 30
+[tokenizer]
+min_count = 1
+[model]
+hidden = 32
+feedforward = 64
+encoder_layers = 1
+decoder_layers = 1
+heads = 2
+[train]
+batch_size = 8
+steps = 120
+learning_rate = 0.01
+warmup_steps = 4
+schedule = "constant"
+ema_decay = 0.9
+log_every = 5
+save_every = 60
+validate_every = 60
+validation_examples = 8
+sample_every = 120
+"""
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> str:
+    """`SOURCE,TARGET`: sixty captions in English and in Chinese, as parallel lines."""
+    folder = tmp_path_factory.mktemp("corpus")
+    pairs = [SceneTexts("train", "en-zh")[i] for i in range(60)]
+    for name, lines in {"x.en": [p.source for p in pairs], "x.zh": [p.text for p in pairs]}.items():
+        (folder / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return f"{folder / 'x.en'},{folder / 'x.zh'}"
+
+
+@pytest.fixture(scope="session")
+def teacher_recipe(corpus, tmp_path_factory) -> Path:
+    """A recipe file of a teacher whose 120 steps on the corpus take seconds."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny-teacher.toml"
+    path.write_text(TEACHER_RECIPE.format(corpus=corpus))
+    return path
+
+
+@pytest.fixture(scope="session")
+def teacher_run(teacher_recipe, tmp_path_factory) -> Path:
+    """A teacher trained for 120 steps. Not to be changed."""
+    return trained("teacher", teacher_recipe, tmp_path_factory.mktemp("runs") / "teacher")
+
+
 @pytest.fixture(scope="session")
 def caption_recipe(tmp_path_factory) -> Path:
     """The tiny recipe, drawing from captions in both languages."""
@@ -272,6 +324,25 @@ def class_recipe(tmp_path_factory) -> Path:
 def class_run(class_recipe, tmp_path_factory) -> Path:
     """A run on the pictures in classes. Not to be changed."""
     return trained("ddpm", class_recipe, tmp_path_factory.mktemp("runs") / "classes")
+
+
+@pytest.fixture(scope="session")
+def mvtm_recipe(class_recipe, tmp_path_factory) -> Path:
+    """A recipe file of mvtm on the same pictures, beside that of its tokenizer."""
+    from pictures import MVTM, VQ
+
+    folder = tmp_path_factory.mktemp("recipe")
+    (folder / "tiny-vq.toml").write_text(VQ)
+    pictures = class_recipe.parent / "pictures"
+    text = MVTM.format(folder=pictures, first=folder / "tiny-vq.toml")
+    (folder / "tiny-mvtm.toml").write_text(text)
+    return folder / "tiny-mvtm.toml"
+
+
+@pytest.fixture(scope="session")
+def mvtm_run(mvtm_recipe, tmp_path_factory) -> Path:
+    """A run of both its stages. Not to be changed."""
+    return trained("mvtm", mvtm_recipe, tmp_path_factory.mktemp("runs") / "mvtm")
 
 
 @pytest.fixture

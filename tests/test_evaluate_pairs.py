@@ -9,6 +9,7 @@ from gentool.data.scenes import SceneTexts
 from gentool.errors import BadDataError
 from gentool.evaluate.pairs import BEAMS, STEPS, scene_accuracy
 from gentool.evaluate.translation import scores
+from gentool.teacher.generate import open_teacher
 
 PAIRS = [SceneTexts("test", "en-zh")[i] for i in range(60)]
 ENGLISH, CHINESE = [p.source for p in PAIRS], [p.text for p in PAIRS]
@@ -128,6 +129,48 @@ def test_other_data_gates_and_the_time_beside(cli, pairs_run, tmp_path):
     assert cli(*command, "--metric", "scenes", "--data", "scenes:test-novel", "-q").code == 0
     assert cli(*command, "--metric", "sharpness").code == 2
     assert cli(*command, "--length-beam", 31).code == 2
+
+
+def test_the_twin_stands_beside_on_the_same_sentences(cli, teacher_run, tmp_path):
+    command = ("eval", "mask-predict", "--twin", teacher_run, "-n", 10)
+    result = cli(*command, "--metric", "quality", "--metric", "twin", "--json")
+    assert result.code == 0, result.err
+    found = {record["metric"]: record for record in result.records}
+    names = ("bleu", "chrf", "repetition", "scene_accuracy")
+    twin = [f"{name}[twin,{how}]" for how in ("greedy", "beam=5") for name in names]
+    assert [name for name in found if "twin" in name] == twin
+    student = found["bleu"]
+    for name in twin:
+        record = found[name]
+        assert (record["n"], record["split"]) == (10, student["split"])
+        assert record["settings"]["data"] == student["settings"]["data"]
+        assert record["settings"]["beam"] == (1 if "greedy" in name else 5)
+        assert not {"seconds", "time"} & record["settings"].keys()
+    assert found["bleu[twin,beam=5]"]["settings"]["signature"] == student["settings"]["signature"]
+    # The shipped student knows scenes, a twin of 120 steps on 57 pairs hardly does.
+    assert student["value"] > found["bleu[twin,beam=5]"]["value"] + 10
+    for how in ("4096 tokens at a time", "one at a time"):
+        [line] = [line for line in result.err.splitlines() if f"per sentence, {how}" in line]
+        assert all(f"{side} 0." in line for side in ("mask-predict", "twin greedy", "twin beam=5"))
+    # With its own translations for references the twin is perfect, and so none else is.
+    made = open_teacher(str(teacher_run), "cpu", None).translate(ENGLISH, 1)
+    for name, lines in {"x.en": ENGLISH, "x.zh": made}.items():
+        (tmp_path / name).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    spec = f"{tmp_path / 'x.en'},{tmp_path / 'x.zh'}"
+    found = cli(*command, "--metric", "twin", "--data", spec, "--json", "-q").records
+    values = {record["metric"]: record["value"] for record in found}
+    assert values["bleu[twin,greedy]"] == pytest.approx(100)
+    assert not any("scene" in name for name in values), "lines of a file may be of anything"
+
+
+def test_a_twin_that_is_none(cli, pairs_run):
+    command = ("eval", "mask-predict", "-c", pairs_run, "-n", 2, "-q", "--metric", "twin")
+    for given, code, word in [
+        ((), 2, "--twin DIR"),
+        (("--twin", pairs_run), 4, "not teacher"),
+    ]:
+        result = cli(*command, *given)
+        assert result.code == code and word in result.err and result.out == ""
 
 
 # --- eval text

@@ -19,10 +19,11 @@ from gentool.backends.mask_predict.algorithm import (
     score,
     training_loss,
 )
-from gentool.backends.mask_predict.backend import Backend, padded
+from gentool.backends.mask_predict.backend import Backend
 from gentool.backends.mask_predict.network import MaskPredictTransformer
 from gentool.data.config import PairData
 from gentool.data.loader import TooLong
+from gentool.data.rows import padded
 from gentool.data.scenes import SceneTexts
 from gentool.errors import BadDataError, UsageError
 from gentool.rng import BatchRng, generator

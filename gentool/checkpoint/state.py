@@ -92,6 +92,12 @@ def step_of(place: Path) -> int:
     return int(place.name.removeprefix("step-"))
 
 
+def reached(run: Path, steps: int) -> bool:
+    """Whether the newest state of a run is at step `steps` or beyond."""
+    found = states(run)
+    return bool(found) and step_of(found[-1]) >= steps
+
+
 def prune(run: Path, keep_last: int, keep_best: int, losses: Mapping[int, float]) -> None:
     """Delete all states but the `keep_last` newest and the `keep_best` of lowest loss.
 

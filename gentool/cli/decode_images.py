@@ -131,7 +131,7 @@ def decode_images(
             seed,
             chosen,
             given=given,
-            passes=getattr(chosen, "resample", 1) if image else 1,
+            passes=chosen.passes if image else 1,
             batch_size=batch_size,
             device=device,
             precision=precision,

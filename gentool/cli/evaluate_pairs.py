@@ -7,7 +7,7 @@ import typer
 from gentool.cli import options
 from gentool.cli.console import console
 from gentool.cli.figures import Gate, HeldOut, Metric, report
-from gentool.cli.options import flag
+from gentool.cli.options import flag, value
 from gentool.cli.translate import BatchTokens, Dedup, Fast
 from gentool.evaluate.figures import parse_gate
 from gentool.registry import options_module
@@ -19,6 +19,14 @@ def evaluate_pairs(
     checkpoint: options.Checkpoint = None,
     metric: Metric = None,
     data: HeldOut = None,
+    twin: Annotated[
+        str | None,
+        value(
+            "DIR|NAME",
+            "An autoregressive model beside it: a run of train teacher, or a seq2seq checkpoint of "
+            "transformers.",
+        ),
+    ] = None,
     num: Annotated[int, typer.Option("--num", "-n", metavar="N", min=1, help="Sentences.")] = 512,
     fast: Fast = False,
     dedup: Dedup = False,
@@ -37,6 +45,7 @@ def evaluate_pairs(
     gentool eval {backend} --steps 4
     gentool eval {backend} --metric table -n 1000 --json
     gentool eval {backend} -c runs/mine --data test.en,test.de --gate 'bleu>=30'
+    gentool eval {backend} -c runs/mine --twin runs/teacher-multi30k
 
     How long decoding takes is told on standard error.
     """
@@ -54,6 +63,6 @@ def evaluate_pairs(
         loaded, chosen, data, num, 0, device, 0, precision,
         progress=lambda done, total: console.progress(done, total, {"decoded": "sentences"}),
         batch_tokens=batch_tokens, gold_length=gold_length, how={"fast": fast, "dedup": dedup},
-        tell=console.info,
+        twin=twin, tell=console.info,
     )  # fmt: skip
     report(measure(request, metric or []), gate or [], as_json)

@@ -15,6 +15,7 @@ from gentool.cli.bench import app as bench
 from gentool.cli.commands import CONTEXT, add_command
 from gentool.cli.console import console, several
 from gentool.cli.convert import exporting, importing
+from gentool.cli.distill import distill
 from gentool.cli.tokenizer import app as tokenizer
 from gentool.errors import GentoolError, Interrupted, Terminated
 
@@ -23,8 +24,8 @@ from gentool.errors import GentoolError, Interrupted, Terminated
 _TyperUsageError: Any = typer.BadParameter.__mro__[1]
 
 SORT = (
-    "demo train sample decode eval bench data tokenizer list inspect import export doctor".split()
-)
+    "demo train sample decode eval bench distill data tokenizer list inspect import export doctor"
+).split()
 
 
 class Verbs(TyperGroup):
@@ -42,12 +43,12 @@ app = typer.Typer(
     context_settings=CONTEXT,
 )
 _VERBS = {"train": train.app, "sample": sample.app, "decode": decode.app, "eval": evaluate.app}
-for _verb, _app in (_VERBS | {"bench": bench, "data": data.app, "tokenizer": tokenizer}).items():
+_MORE = {"bench": bench, "data": data.app, "import": importing, "export": exporting}
+for _verb, _app in (_VERBS | _MORE | {"tokenizer": tokenizer}).items():
     app.add_typer(_app, name=_verb)
+add_command(app, "distill", distill)
 add_command(app, "list", listing.list_things)
 add_command(app, "inspect", inspect.inspect)
-app.add_typer(importing, name="import")
-app.add_typer(exporting, name="export")
 add_command(app, "doctor", doctor.doctor)
 add_command(app, "demo", demo.demo)
 
@@ -145,6 +146,5 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 _OS_HINTS = {
     errno.ENOSPC: "what was saved before is whole; make room and repeat the command",
-    errno.EACCES: "choose a folder that you may write to",
-    errno.EROFS: "choose a folder that you may write to",
+    **dict.fromkeys((errno.EACCES, errno.EROFS), "choose a folder that you may write to"),
 }

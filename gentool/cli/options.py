@@ -34,6 +34,10 @@ Checkpoint = Annotated[
         autocompletion=starting_with(lambda: list(shipped("checkpoints"))),
     ),
 ]
+Assign = Annotated[
+    list[str] | None,
+    value("KEY=VALUE", "Change a setting, e.g. train.batch_size=32; repeatable.", "--set"),
+]
 Seed = Annotated[
     int,
     value(

@@ -35,10 +35,7 @@ def train(
             "texts in FILE.txt, .csv, .tsv, .jsonl; repeatable.",
         ),
     ] = None,
-    assign: Annotated[
-        list[str] | None,
-        value("KEY=VALUE", "Change a setting, e.g. train.batch_size=32; repeatable.", "--set"),
-    ] = None,
+    assign: options.Assign = None,
     out: Annotated[Path | None, value("DIR", "The run's folder. (default: runs/RECIPE)")] = None,
     resume: Annotated[
         str | None,

@@ -18,7 +18,7 @@ BatchTokens = Annotated[
     int,
     value(
         "N",
-        "Tokens computed at a time, length candidates and padding included.",
+        "Tokens computed at a time, candidates and padding included.",
         *("--batch-tokens", "-b"),
         min=1,
         show_default=True,

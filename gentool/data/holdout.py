@@ -108,17 +108,24 @@ def train_and_validation(config: ImageData) -> tuple[Data, Source[Example]]:
 
 
 def text_train_and_validation(config: TextData) -> tuple[Source[Text], Source[Text]]:
-    """The texts to train on, and what is held out: the `test` split of scenes, else 5 % (≤ 512).
-
-    Every text is read once. Those held out are the least by a hash: which they are depends on no
-    order, and no text that is trained on is among them, however often it occurs. (Of pairs, this is
-    said of the sources.) Empty ones are in neither part. A single text serves as both.
-    """
+    """The texts to train on, and what is held out: the `test` split of scenes, else as
+    `split_texts`."""
     source = open_texts(config)
     if source.size is None:
         from gentool.data.scenes import SceneTexts
 
         return source, SceneTexts("test", config.language)
+    return split_texts(source, config)
+
+
+def split_texts(source: Source[Text], config: TextData) -> tuple[Subset[Text], Subset[Text]]:
+    """The texts of a source that ends to train on, and 5 % (≤ 512) that are held out.
+
+    Every text is read once. Those held out are the least by a hash: which they are depends on no
+    order, and no text that is trained on is among them, however often it occurs. (Of pairs, this is
+    said of the sources.) Empty ones are in neither part. A single text serves as both.
+    """
+    assert source.size is not None
     hashes = np.zeros(source.size, np.uint64)  # 0: without text
     for index in range(source.size):
         try:

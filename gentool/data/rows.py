@@ -1,7 +1,11 @@
 """Texts as rows of tokens of one length, and pairs of texts: what text models are trained on."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from gentool.data.config import TextData
 from gentool.data.loader import TooLong
@@ -28,6 +32,11 @@ class Pair:
     src_ids: list[int]
     tgt_ids: list[int]
 
+    @property
+    def size(self) -> int:
+        """What it takes in a batch of pairs: the tokens of its longer side."""
+        return max(len(self.src_ids), len(self.tgt_ids))
+
 
 def pair(source: Source[Text], index: int, tokenizer: Tokenizer, config: TextData) -> Pair:
     """Pair `index`. Raises BadDataError, and TooLong for one of which a side does not fit."""
@@ -36,6 +45,12 @@ def pair(source: Source[Text], index: int, tokenizer: Tokenizer, config: TextDat
         raise BadDataError(f"{text.key}: a text alone, not a pair", "name data.source_column")
     src_ids = encode(text.key, text.source, source_side(tokenizer), config, begin=False)
     return Pair(text.key, src_ids, encode(text.key, text.text, tokenizer, config, begin=False))
+
+
+def padded(rows: Sequence[Sequence[int]], pad: int) -> Tensor:
+    """Rows of different lengths as one tensor [B, L]."""
+    L = max(map(len, rows))
+    return torch.tensor([[*row, *[pad] * (L - len(row))] for row in rows])
 
 
 def row(source: Source[Text], index: int, tokenizer: Tokenizer, config: TextData) -> Row:

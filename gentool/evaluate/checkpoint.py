@@ -5,10 +5,11 @@ from typing import Any
 
 from gentool.device import pick_device
 from gentool.errors import UsageError, nearest
-from gentool.evaluate import images, pairs, texts, tokens
+from gentool.evaluate import images, pairs, texts, tokens, twin
 from gentool.evaluate.distances import usual_distance
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.request import Request
+from gentool.registry import backend_options
 from gentool.training.validation import validation_loss
 
 
@@ -42,9 +43,14 @@ METRICS: dict[str, dict[str, Metric]] = {
         "control": texts.control,
         "bound": texts.bound,
     },
-    "pairs": {"loss": loss, "quality": pairs.quality, "scenes": pairs.scenes, "table": pairs.table},
+    "pairs": {
+        "loss": loss,
+        "quality": pairs.quality,
+        "scenes": pairs.scenes,
+        "twin": twin.twin,
+        "table": pairs.table,
+    },
 }
-NEEDS = {"bpd": "bound", "reconstruction": "image"}  # of the backend
 # Measured when asked for: they take long, or another package.
 SLOW = ("bpd", "bound", "self-bleu", "table")
 
@@ -55,10 +61,11 @@ def measure(request: Request, names: Sequence[str]) -> list[Figure]:
     Raises UsageError for an unknown metric.
     """
     metrics = dict(METRICS[request.kind if request.draws else "pairs"])
-    for name, part in NEEDS.items():
-        if not hasattr(request.loaded.backend, part):
+    options = backend_options(request.loaded.run_config.backend)
+    for name, has in {"bpd": options.BOUND, "reconstruction": options.TOKENS}.items():
+        if not has:
             metrics.pop(name, None)
-    is_scenes = "scenes" in request.loaded.config.data.spec
+    is_scenes = "scenes" in request.loaded.config.data.spec or getattr(request, "of_scenes", False)
     for name in names:
         if name not in metrics:
             backend = request.loaded.run_config.backend
@@ -71,6 +78,7 @@ def measure(request: Request, names: Sequence[str]) -> list[Figure]:
         "copies": not is_scenes,
         "judge": request.judge is not None,
         "control": request.controls is not None,
+        "twin": getattr(request, "twin", None) is not None,
         # FID is biased, and the more the fewer the samples; both need something to compare by.
         **dict.fromkeys(("fid", "kid"), False),
     }

@@ -24,6 +24,7 @@ class PairRequest(Request):
     batch_tokens: int = 4096
     gold_length: bool = False  # take the lengths of the references
     how: dict[str, Any] = field(default_factory=dict)  # fast, dedup
+    twin: str | None = None  # an autoregressive model to compare with
     tell: Callable[[str], None] = lambda message: None
 
     def decode(self, pairs: Sequence[Text], settings: Any = None) -> list[list[Hypothesis]]:
@@ -54,6 +55,12 @@ class PairRequest(Request):
         )
         return made
 
+    @property
+    def of_scenes(self) -> bool:
+        """Whether it is measured on captions of the built-in world."""
+        spec = (self.data.partition(":")[0],) if self.data else self.loaded.config.data.spec
+        return "scenes" in spec
+
     def made_with(self, settings: Any, fingerprint: str) -> dict[str, Any]:
         """What figures were measured with."""
         chosen = {"checkpoint_step": self.loaded.step, "data": fingerprint, **asdict(settings)}
@@ -68,7 +75,7 @@ def quality(request: PairRequest) -> list[Figure]:
     with_ = request.made_with(request.settings, source.fingerprint)
     figures = [
         Figure(name, value, len(pairs), None, split, with_ | signature)
-        for name, value, signature in _compared(made, pairs)
+        for name, value, signature in compared(best(made), pairs)
     ]
     lengths = [request.loaded.backend.target_length(pair.text) for pair in pairs]
     right = [[h.length == n for h in those] for those, n in zip(made, lengths, strict=True)]
@@ -85,7 +92,7 @@ def scenes(request: PairRequest) -> list[Figure]:
     for spec in [request.data] if request.data else ["scenes:test", "scenes:test-novel"]:
         source, split = replace(request, data=spec).held_out()
         pairs = request.held_out_texts(source)
-        value = scene_accuracy([pair.source or "" for pair in pairs], _best(request.decode(pairs)))
+        value = scene_accuracy([pair.source or "" for pair in pairs], best(request.decode(pairs)))
         name = "scene_accuracy" + ("[test-novel]" if split == "test-novel" else "")
         with_ = request.made_with(request.settings, source.fingerprint)
         figures.append(Figure(name, value, len(pairs), None, split, with_))
@@ -102,11 +109,7 @@ def table(request: PairRequest) -> list[Figure]:
             settings = replace(request.settings, steps=T, length_beam=beam)
             made = request.decode(pairs, settings)
             with_ = request.made_with(settings, source.fingerprint)
-            found = list(_compared(made, pairs))
-            if "scenes" in request.loaded.config.data.spec:
-                told = scene_accuracy([pair.source or "" for pair in pairs], _best(made))
-                found.append(("scene_accuracy", told, {}))
-            for name, value, signature in found:
+            for name, value, signature in compared(best(made), pairs, request.of_scenes):
                 label = f"{name}[T={T},beam={beam}]"
                 figures.append(Figure(label, value, len(pairs), None, split, with_ | signature))
     return figures
@@ -124,16 +127,20 @@ def scene_accuracy(sources: Sequence[str], texts: Sequence[str]) -> float:
     return right / len(sources)
 
 
-def _best(made: Sequence[Sequence[Hypothesis]]) -> list[str]:
+def best(made: Sequence[Sequence[Hypothesis]]) -> list[str]:
+    """The text of each source's best hypothesis, empty where there is none."""
     return [those[0].text if those else "" for those in made]
 
 
-def _compared(
-    made: Sequence[Sequence[Hypothesis]], pairs: Sequence[Text]
+def compared(
+    texts: Sequence[str], pairs: Sequence[Text], of_scenes: bool = False
 ) -> list[tuple[str, float | None, dict[str, str]]]:
-    """Name, value and signature of the figures beside references."""
-    found = scores(_best(made), [[pair.text for pair in pairs]])
-    return [
+    """Name, value and signature of the figures beside references; of_scenes: and scene_accuracy."""
+    found = [
         (name, score.value, {"signature": score.signature} if score.signature else {})
-        for name, score in found.items()
+        for name, score in scores(texts, [[pair.text for pair in pairs]]).items()
     ]
+    if of_scenes:
+        told = scene_accuracy([pair.source or "" for pair in pairs], texts)
+        found.append(("scene_accuracy", told, {}))
+    return found

@@ -104,7 +104,7 @@ def pretrained(name: str, revision: str) -> HuggingFace:
             local_files_only=local,
         )
     except Exception as error:  # of transformers, huggingface_hub, tokenizers and the network
-        raise _translated(error, name, local) from None
+        raise translated(error, name, "tokenizer") from None
     if not getattr(found, "is_fast", False):
         raise UsageError(f"{name} has no fast tokenizer (tokenizer.json)", "choose another")
     model = tokenizers.Tokenizer.from_str(found.backend_tokenizer.to_str())
@@ -145,7 +145,9 @@ def _vocabulary_end(model: Any) -> int:
     return max(model.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
-def _translated(error: BaseException, name: str, local: bool) -> GentoolError:
+def translated(error: BaseException, name: str, what: str) -> GentoolError:
+    """What a failure of transformers to load `what` ("tokenizer") from `name` means to the user."""
+    local = Path(name).is_dir()
     causes = [error]
     while cause := causes[-1].__cause__ or causes[-1].__context__:
         causes.append(cause)
@@ -154,11 +156,11 @@ def _translated(error: BaseException, name: str, local: bool) -> GentoolError:
     if "trust_remote_code" in str(error):
         return UsageError(f"{name} needs code that comes with it, which is never run")
     if local:
-        return BadCheckpointError(f"{name} is no Hugging Face tokenizer: {message}")
+        return BadCheckpointError(f"{name} is no {what} of transformers: {message}")
     if classes & {"RepositoryNotFoundError", "RevisionNotFoundError", "HFValidationError"}:
-        return NotFoundError(f"no tokenizer {name!r}, neither a folder nor on the Hub")
+        return NotFoundError(f"no {what} {name!r}, neither a folder nor on the Hub")
     if classes & {"GatedRepoError"}:
         return NotFoundError(f"{name} is for those who asked for access", "hf auth login")
     if classes & {"LocalEntryNotFoundError", "ConnectError", "ConnectionError", "ReadTimeout"}:
         return MachineError(f"{name} cannot be reached and is not cached", "is there a network?")
-    return BadCheckpointError(f"{name} cannot be used as a tokenizer: {message}")
+    return BadCheckpointError(f"{name} cannot be used as a {what}: {message}")

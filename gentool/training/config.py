@@ -43,3 +43,12 @@ class TrainConfig:
     )
     keep_last: int = setting(2, "newest states kept", low=1, fixed=False)
     keep_best: int = setting(1, "states of lowest validation loss kept", low=0, fixed=False)
+
+
+@dataclass
+class TokensLossConfig:
+    """The objective of models that are trained to say tokens."""
+
+    smoothing: float = setting(
+        0.1, "label smoothing: share of a target spread over all tokens", low=0.0, high=0.9
+    )

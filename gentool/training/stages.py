@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from gentool.checkpoint.state import states, step_of
+from gentool.checkpoint.state import reached
 from gentool.checkpoint.tokenizer import find_tokenizer
 from gentool.data.config import ImageData
 from gentool.errors import UsageError
@@ -46,9 +46,8 @@ def settings(config: Any) -> tuple[str, Tree]:
 
 def is_done(out: Path, config: Any) -> bool:
     """Whether the first stage in `out` is at its last step."""
-    found = states(out / FOLDER)
     steps = build(options_module("vq").Config, settings(config)[1]).train.steps
-    return bool(found) and step_of(found[-1]) >= steps
+    return reached(out / FOLDER, steps)
 
 
 def image_tokenizer(config: Any, out: Path) -> Any:

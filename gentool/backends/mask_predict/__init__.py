@@ -8,36 +8,17 @@ from dataclasses import dataclass, field
 
 from gentool.data.config import PairData
 from gentool.errors import UsageError
+from gentool.nn.config import EncoderDecoderConfig
 from gentool.settings import setting
 from gentool.tokenizers.config import PairTokenizerConfig
-from gentool.training.config import TrainConfig
+from gentool.training.config import TokensLossConfig, TrainConfig
 
-KIND = "text"  # what it makes; without a SampleConfig, only of other text
-
-
-@dataclass
-class ModelConfig:
-    """The encoder-decoder (section 2): 60M parameters with 32,000 tokens. Raises UsageError."""
-
-    hidden: int = setting(512, "width of the transformer", low=8)
-    feedforward: int = setting(2048, "width inside its feed-forward layers", low=8)
-    encoder_layers: int = setting(6, "layers of the encoder", low=1)
-    decoder_layers: int = setting(6, "layers of the decoder", low=1)
-    heads: int = setting(8, "attention heads per layer", low=1)
-    dropout: float = setting(0.3, "dropout", low=0.0, high=0.9)
-
-    def __post_init__(self) -> None:
-        if self.hidden % self.heads:
-            raise UsageError(f"model.heads {self.heads} does not divide model.hidden {self.hidden}")
+KIND, DRAWS, TOKENS, BOUND = "text", False, False, False  # see gentool.registry.Options
 
 
 @dataclass
-class LossConfig:
-    """The training objective (section 2)."""
-
-    smoothing: float = setting(
-        0.1, "label smoothing: share of a target spread over all tokens", low=0.0, high=0.9
-    )
+class ModelConfig(EncoderDecoderConfig):
+    """The encoder-decoder (section 2): 60M parameters with 32,000 tokens."""
 
 
 @dataclass
@@ -55,7 +36,7 @@ class Config:
     data: PairData = field(default_factory=PairData)
     tokenizer: PairTokenizerConfig = field(default_factory=PairTokenizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: TokensLossConfig = field(default_factory=TokensLossConfig)
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
             steps=300_000,

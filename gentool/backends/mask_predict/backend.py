@@ -21,7 +21,7 @@ from gentool.backends.mask_predict.algorithm import (
 )
 from gentool.backends.mask_predict.network import MaskPredictTransformer
 from gentool.data.holdout import text_train_and_validation
-from gentool.data.rows import Pair, pair
+from gentool.data.rows import Pair, padded, pair
 from gentool.data.source import Data, Source
 from gentool.data.text import Text, is_pairs
 from gentool.errors import BadDataError, UsageError
@@ -33,6 +33,9 @@ from gentool.trace import OnStep, View
 
 class Backend:
     """Implements gentool.protocol.Backend, and `translate` for the text verbs."""
+
+    captions = None
+    called = "decoder.0"
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
@@ -192,9 +195,3 @@ class Backend:
         if dedup:
             ids = [id for id, before in zip(ids, [None, *ids], strict=False) if id != before]
         return self.tokenizer.decode(ids)
-
-
-def padded(rows: Sequence[Sequence[int]], pad: int) -> Tensor:
-    """Rows of different lengths as one tensor [B, L]."""
-    L = max(map(len, rows))
-    return torch.tensor([[*row, *[pad] * (L - len(row))] for row in rows])

@@ -41,6 +41,7 @@ from gentool.trace import OnStep, View
 class Backend(Conditioned):
     """Implements gentool.protocol.Backend, and `draw` for the image verbs."""
 
+    called = ""
     drop_setting = "masking.drop_condition"
 
     def __init__(self, config: Config, tokenizer: PictureTokenizer) -> None:

@@ -7,7 +7,7 @@ from gentool.data.config import ImageData
 from gentool.settings import setting
 from gentool.training.config import TrainConfig
 
-KIND = "images"
+KIND, DRAWS, TOKENS, BOUND = "images", True, False, False
 RECIPE = str(Path(__file__).with_name("flow-scenes.toml"))
 
 
