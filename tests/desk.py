@@ -19,6 +19,7 @@ TRAIN = {
     "validation_examples": 4,
 }  # fmt: skip
 TEXT = {"width": 16, "layers": 1, "heads": 2}
+PAIR = {"hidden": 16, "feedforward": 32, "encoder_layers": 1, "decoder_layers": 1, "heads": 2}
 SMALL = {
     "ddpm": {
         "model": {
@@ -33,11 +34,8 @@ SMALL = {
         "diffusion": {"T": 20},
         "sample": {"steps": 3},
     },
-    "mask-predict": {
-        "model": {
-            "hidden": 16, "feedforward": 32, "encoder_layers": 1, "decoder_layers": 1, "heads": 2,
-        },
-    },
+    "mask-predict": {"model": PAIR, "tokenizer": {"kind": "words", "min_count": 1}},
+    "teacher": {"model": PAIR, "tokenizer": {"kind": "words", "min_count": 1}},
     "mvtm": {
         "model": {"hidden": 16, "layers": 1, "heads": 2, "feed_forward": 32, "text": TEXT},
         "sample": {"steps": 3},
@@ -54,6 +52,10 @@ SMALL = {
 }  # fmt: skip
 CIFAR = "airplane automobile bird cat deer dog frog horse ship truck".split()
 PAIRS = [("a man in a yard", "ein mann in einem hof"), ("two dogs run", "zwei hunde laufen")]
+RUNS = {  # that pages take for granted: name -> what is trained
+    **dict.fromkeys(("mine", "a", "b", "other", "ddpm-scenes-text"), "ddpm"),
+    "mvtm-scenes": "mvtm", "judge-scenes": "judge",
+}  # fmt: skip
 N = 12  # pictures and captions
 
 

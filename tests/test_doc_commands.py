@@ -151,9 +151,12 @@ def laid(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resources, "_PACKAGE", folder / "package")
         patch.setattr(holdout, "ENOUGH", 500)
-        for backend in ("ddpm", "mvtm"):
-            out = folder / "package" / "checkpoints" / f"{backend}-scenes"
-            assert run(["train", backend, "--steps", "2", "--quiet", "--out", str(out)]) == 0
+        for name in ("ddpm", "mvtm", "judge"):
+            out = folder / "package" / "checkpoints" / f"{name}-scenes"
+            assert run(["train", name, "--steps", "2", "--quiet", "--out", str(out)]) == 0
+    for name, what in desk.RUNS.items():
+        made = folder / "package" / "checkpoints" / f"{what}-scenes"
+        shutil.copytree(made, folder / "files" / "runs" / name)
     return folder
 
 
@@ -163,10 +166,6 @@ def test_every_command_of(page, laid, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(resources, "_PACKAGE", laid / "package")
     monkeypatch.setattr(holdout, "ENOUGH", 500)  # texts that a tokenizer learns from
-    (tmp_path / "runs").mkdir()
-    for name in ("mine", "a", "b", "other"):
-        run = tmp_path / "runs" / name
-        shutil.copytree(laid / "package" / "checkpoints" / "ddpm-scenes", run)
     for line in commands(page):
         (parsed if any(words in line for words in ELSEWHERE) else shell)(line)
 
