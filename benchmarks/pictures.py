@@ -18,6 +18,7 @@ from PIL import Image
 
 from gentool.data.scenes import Scenes
 from gentool.render import grid
+from gentool.render.animation import DELAY, REST
 
 DOCS = Path(__file__).parents[1] / "docs"
 NOISE_SCALES = (0.0, 0.5, 1.0, 1.1)
@@ -42,16 +43,36 @@ def noise_scale() -> None:
 
 
 def how(backend: str, text: str) -> None:
-    """How one sample came about, some steps of it; text: what it is made of, empty for nothing."""
+    """How the output for a line of text came about, some steps of it."""
     with tempfile.TemporaryDirectory() as folder:
         out = ("--out", f"{folder}/out.png")
-        verb = ("decode", backend) if text else ("sample", backend, "-n", "1")
-        command = ["gentool", *verb, *out, "--trace", f"{folder}/how.png", "--quiet"]
-        given = {"input": f"{text}\n"} if text else {}
-        subprocess.run(command, check=True, text=True, stdout=subprocess.DEVNULL, **given)
+        command = ["gentool", "decode", backend, *out, "--trace", f"{folder}/how.png", "--quiet"]
+        given = {"input": f"{text}\n", "text": True}
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **given)
         image = Image.open(f"{folder}/how.png").convert("RGB")
-        image = image.quantize(COLORS, dither=Image.Dither.NONE)
-        image.save(DOCS / f"how-{backend}.png", optimize=True)
+        few(image, COLORS).save(DOCS / f"how-{backend}.png", optimize=True)
+
+
+def moving(backend: str) -> None:
+    """How a sample came about, every third frame of it."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["gentool", "sample", backend, "-n", "1", "--trace", f"{folder}/how.gif", "-q"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        film = Image.open(f"{folder}/how.gif")
+        frames = []
+        for number in (*range(0, film.n_frames - 1, 3), film.n_frames - 1):
+            film.seek(number)
+            frames.append(few(film.convert("RGB"), 16))
+        durations = [3 * DELAY] * (len(frames) - 1) + [REST]
+        frames[0].save(
+            DOCS / f"how-{backend}.gif", save_all=True, append_images=frames[1:],
+            duration=durations, loop=0, optimize=True,
+        )  # fmt: skip
+
+
+def few(image: Image.Image, colors: int) -> Image.Image:
+    """The picture in so many colours, for a small file."""
+    return image.quantize(colors, dither=Image.Dither.NONE)
 
 
 def drawn(*options: str) -> np.ndarray:
@@ -75,7 +96,7 @@ PICTURES: dict[str, Callable[[], None]] = {
     "noise-scale": noise_scale,
     "how-ddpm": partial(how, "ddpm", PICTURE),
     "how-mvtm": partial(how, "mvtm", PICTURE),
-    "how-diffusion-lm": partial(how, "diffusion-lm", ""),
+    "how-diffusion-lm": partial(moving, "diffusion-lm"),
     "how-mask-predict": partial(how, "mask-predict", SENTENCE),
 }
 for name in sys.argv[1:] or PICTURES:
