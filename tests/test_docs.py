@@ -7,7 +7,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SETTING = r"\b(?:data|model|lm|diffusion|tokenizer|train|sample)(?:\.[a-z_]+)+\b"
-FILES = (".md", ".py", ".parquet", ".safetensors", ".json", ".en", ".de", ".txt", ".csv")
+FILES = (
+    ".md",
+    ".py",
+    ".parquet",
+    ".safetensors",
+    ".json",
+    ".en",
+    ".de",
+    ".txt",
+    ".csv",
+    ".png",
+    ".gif",
+)
 
 
 def test_tables_are_those_of_results_jsonl():

@@ -22,7 +22,7 @@ ABOUT = {
     "mvtm": "draws it too, from tokens. A picture is a small grid of numbers from a codebook. All "
     "of them begin hidden; each step tells them all, keeps the surest and hides the rest again.",
 }
-_SHORT = {"captions": "pipe", "translation": "drawing"}
+_SHORT = {"captions": "pipe", "translation": "drawn"}
 _WIDTH, _HEIGHT = 100, 24  # of a curve, in its own units
 
 
@@ -153,7 +153,7 @@ def _figures(tour: Tour) -> Iterable[str]:
     yield (
         "<p>Shares: <code>scene_accuracy</code> of pictures that show exactly what the text says, "
         "and in brackets of what they got right of it; <code>scene_validity</code> of those that "
-        "show any scene at all. <i>pipe</i> is beside the first caption, <i>drawing</i> beside the "
+        "show any scene at all. <i>pipe</i> is beside the first caption, <i>drawn</i> beside the "
         "translation that was drawn.</p>"
     )
     head = [f"{backend}<br>{_SHORT[texts]}" for backend, texts in tour.verdicts]

@@ -13,6 +13,10 @@ from gentool.errors import BadCheckpointError, UsageError, nearest
 KINDS = ("words", "unigram", "bpe", "char")
 """What `train` makes."""
 LEAST_COVERAGE = 0.98  # that SentencePiece takes
+NO_TEXT = (
+    "there is no text to train a tokenizer on",
+    "for pictures without captions: --set model.text.encoder=none",
+)
 SPECIALS = ("pad", "unk", "bos", "eos", "mask")
 """Names of the tokens that no text contains. Their ids differ from tokenizer to tokenizer."""
 SOURCE, TARGET = "source", "target"

@@ -12,7 +12,7 @@ from typing import Any
 import sentencepiece
 
 from gentool.errors import BadCheckpointError, BadDataError, UsageError
-from gentool.tokenizers import SPECIALS
+from gentool.tokenizers import NO_TEXT, SPECIALS
 from gentool.tokenizers.folder import Contents, Stored, clean
 
 _MARK = "\u2585"  # ▅, which SentencePiece keeps for itself
@@ -84,7 +84,7 @@ def train(
         )
     except (RuntimeError, SystemError) as error:  # SystemError: 0.2.0, if the texts raise
         if not lines.n and not lines.error:
-            raise BadDataError("there is no text to train a tokenizer on") from None
+            raise BadDataError(*NO_TEXT) from None
         if not lines.error:
             said = _in_our_words(kind, size, str(error))
             raise UsageError(said, "choose another --size") from None

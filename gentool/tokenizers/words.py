@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from gentool.errors import BadCheckpointError, BadDataError, UsageError
-from gentool.tokenizers import SPECIALS
+from gentool.tokenizers import NO_TEXT, SPECIALS
 from gentool.tokenizers.folder import Contents, Stored, clean
 
 _CJK = r"\u3001-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff01-\uffef\U00020000-\U0003fffd"
@@ -74,7 +74,7 @@ def train(texts: Iterable[str], size: int | None, min_count: int) -> Words:
     for text in texts:
         seen.update(split(clean(text)))
     if not seen:
-        raise BadDataError("there is no text to train a tokenizer on")
+        raise BadDataError(*NO_TEXT)
     kept = sorted(((-n, word) for word, n in seen.items() if n >= min_count))
     kept = kept[: size - len(SPECIALS) if size is not None else None]
     if not kept:

@@ -177,7 +177,7 @@ def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
     looked_for = plan.resume and not begun
     found = find_state(plan.folder, plan.resume or "", reporter.info) if looked_for else None
     if found is None:
-        config = _complete(plan, build(config_class, merge(plan.tree, plan.given)))
+        config = _complete(plan, build(config_class, _over(plan.tree, plan.given)))
         if not begun:
             check_new(plan.folder, plan.overwrite)
         return _Resolved(config, plan.folder, None, None)
@@ -194,6 +194,15 @@ def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
     config = _complete(plan, config) if plan.recipe_given else config
     check_same(run, saved, to_tree(config), free_keys(config_class))
     return _Resolved(config, run, state, saved)
+
+
+def _over(tree: Tree, given: Tree) -> Tree:
+    """The recipe's values with the given ones over them. Its language is that of scenes: captions
+    of other data have their own."""
+    data, spec = dict(tree.get("data", {})), given.get("data", {}).get("spec", ["scenes"])
+    if "scenes" not in ([spec] if isinstance(spec, str) else spec):
+        data.pop("language", None)
+    return merge({**tree, "data": data}, given)
 
 
 def _complete(plan: Plan, config: Any) -> Any:
