@@ -5,8 +5,8 @@ import re
 import shutil
 from pathlib import Path
 
+import desk
 import pytest
-from test_mvtm_runs import MVTM, VQ
 
 from gentool import resources
 from gentool.data import holdout
@@ -18,21 +18,10 @@ BACKENDS = ("ddpm", "diffusion-lm", "mask-predict", "vq", "mvtm")
 
 
 @pytest.fixture
-def package(caption_recipe, text_recipe, pairs_recipe, caption_run, tmp_path, monkeypatch) -> Path:
-    """A package with tiny recipes under the names of the shipped ones, and without mvtm-scenes."""
+def package(caption_run, tmp_path, monkeypatch) -> Path:
+    """A package with small recipes under the names of the shipped ones, and without mvtm-scenes."""
     folder, shipped = tmp_path / "package", resources.shipped("checkpoints")
-    (folder / "recipes").mkdir(parents=True)
-    captioned = MVTM.replace('spec = ["{folder}"]\nimage_size = 8', 'language = "both"')
-    captioned = captioned.replace("classes = 3", 'text.encoder = "transformer"\ntext.width = 16')
-    recipes = {
-        "ddpm": caption_recipe.read_text(),
-        "diffusion-lm": text_recipe.read_text(),
-        "mask-predict": pairs_recipe.read_text(),
-        "vq": VQ.replace("patch_size = 2", "patch_size = 4"),
-        "mvtm": captioned.replace('recipe = "{first}"', "min_count = 1"),
-    }
-    for name, text in recipes.items():
-        (folder / "recipes" / f"{name}-scenes.toml").write_text(text)
+    desk.small_recipes(folder / "recipes")
     for name in SHIPPED:
         shutil.copytree(shipped[name], folder / "checkpoints" / name)
         config = folder / "checkpoints" / name / "config.json"

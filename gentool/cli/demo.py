@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 TRAINED, PIPE, PAGE = "trained-here", "pipe", "tour.html"
 MOMENT = "30s"  # of training for each, at most
-SHORT = ("train.warmup_steps=10", "train.log_every=5", "train.validation_examples=32")
+SHORT = ("train.warmup_steps=10", "train.log_every=2", "train.validation_examples=32")
 
 
 def demo(
