@@ -99,12 +99,16 @@ def differences(theirs: nn.Module, folder: Path, full: bool) -> dict[str, float]
             compare(name, mine, other)
     for steps in (10, 20):
         short = chain.respaced(steps)
-        other = run(
-            diffusers.DPMSolverMultistepScheduler, steps, {}, timestep_spacing="trailing",
-            thresholding=True, sample_max_value=1.0, final_sigmas_type="zero",
-        )  # fmt: skip
-        mine = dpm_solver_pp(denoiser(ours, short), x_T, short)
-        compare(f"dpm++, {steps} steps", mine, other)
+        for eta, kind in ((0.0, "dpmsolver++"), (1.0, "sde-dpmsolver++")):
+            rng = BatchRng([torch.Generator().manual_seed(3)])
+            step = {"generator": torch.Generator().manual_seed(3)}
+            other = run(
+                diffusers.DPMSolverMultistepScheduler, steps, step, timestep_spacing="trailing",
+                algorithm_type=kind, thresholding=True, sample_max_value=1.0,
+                final_sigmas_type="zero",
+            )  # fmt: skip
+            mine = dpm_solver_pp(denoiser(ours, short), x_T, short, rng, eta=eta)
+            compare(f"dpm++, {steps} steps" + (f", eta {eta:g}" if eta else ""), mine, other)
     if full:
         for variance in ("fixed_small", "fixed_large"):
             rng = BatchRng([torch.Generator().manual_seed(3)])

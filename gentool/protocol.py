@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from gentool.data.source import Data, Source
 from gentool.rng import BatchRng
 from gentool.tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    from gentool.nn.text import Captions
 
 Batch = dict[str, Tensor]
 
@@ -50,6 +53,8 @@ class Backend(Protocol):
     """One family of generators. Built from its configuration; knows nothing of the shell."""
 
     tokenizer: Tokenizer | None  # None: the backend has no tokens
+    captions: "Captions | None"  # None: it draws from none
+    called: str  # the submodule that a step calls once, first with [B, ...]; "" is the network
 
     def __init__(self, config: Any, tokenizer: Any = ...) -> None:
         """config: the backend's own `Config`; tokenizer: where that has a tokenizer section.

@@ -1,20 +1,53 @@
-"""The backends, one line each. A fifth is a folder in `backends/`, a line here and a recipe.
+"""The backends, one line each. A fifth is a folder in `backends/`, a line here and a recipe; or it
+is a package of its own, with an entry point in the group `gentool.backends` (docs/backend.md).
 
 A helper is what a backend or a metric needs beside: `gentool train` trains it as it does a backend,
 into the same kind of run, and nothing is drawn from it.
 """
 
 import importlib
-from typing import Any
+from importlib.metadata import entry_points
+from typing import Any, Protocol
 
 from gentool.errors import UsageError, nearest
 
-BACKENDS = {
+
+class Options(Protocol):
+    """What the configuration module of a backend tells of it, beside its dataclasses: `Config`,
+    `DecodeConfig` and, where it draws, `SampleConfig`."""
+
+    KIND: str  # what it makes: images or text
+    DRAWS: bool  # from nothing, `gentool sample`; else it only makes outputs of inputs
+    TOKENS: bool  # of which it makes pictures
+    BOUND: bool  # whether there is one on -log p of held-out data
+    Config: type
+    DecodeConfig: type
+
+
+_OWN = {
     "ddpm": "gentool.backends.ddpm",
     "diffusion-lm": "gentool.backends.diffusion_lm",
     "mask-predict": "gentool.backends.mask_predict",
     "mvtm": "gentool.backends.mvtm",
 }
+BROKEN: dict[str, str] = {}  # backends of other packages that cannot be used, and why
+
+
+def _installed() -> dict[str, str]:
+    """The backends of other packages: name -> module. What is wrong with others goes to BROKEN."""
+    found = {}
+    for point in entry_points(group="gentool.backends"):
+        try:
+            module = importlib.import_module(point.value)
+            for name in Options.__annotations__:
+                getattr(module, name)
+            found[point.name] = point.value
+        except Exception as error:  # whatever it is, the others are to work
+            BROKEN[point.name] = f"{point.value}: {error}"
+    return found
+
+
+BACKENDS = _OWN | _installed() | _OWN  # ours come first, and keep their names
 HELPERS = {
     "diffusion-lm-control": "gentool.backends.diffusion_lm.classifier",
     "features": "gentool.evaluate.features",
@@ -32,6 +65,12 @@ PEERS = {
 }
 
 
+def backend_options(name: str) -> Options:
+    """The configuration module of a backend; imports no torch. Raises UsageError."""
+    module: Options = options_module(name)
+    return module
+
+
 def options_module(name: str) -> Any:
     """The configuration module of a backend or helper; imports no torch. Raises UsageError."""
     trained = BACKENDS | HELPERS
@@ -41,9 +80,8 @@ def options_module(name: str) -> Any:
 
 
 def draws(name: str) -> bool:
-    """Whether the backend draws samples; one without a SampleConfig only makes outputs of inputs,
-    `gentool decode`."""
-    return hasattr(options_module(name), "SampleConfig")
+    """Whether the backend draws samples; else it only makes outputs of inputs, `gentool decode`."""
+    return backend_options(name).DRAWS
 
 
 def default_recipe(name: str) -> str:

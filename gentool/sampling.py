@@ -11,7 +11,8 @@ from torch import Tensor
 
 from gentool.checkpoint.load import Loaded
 from gentool.device import pick_device, use_bf16
-from gentool.errors import BadDataError, UsageError
+from gentool.errors import BadDataError
+from gentool.extras import extra
 from gentool.protocol import Line
 from gentool.rng import BatchRng
 from gentool.settings import Tree, build, merge
@@ -95,7 +96,7 @@ def draw_texts(
     With settings.mbr above 1 each is the one of so many candidates that is most like the others.
     """
     if settings.mbr > 1:
-        sentence_bleu_for("--mbr")  # is it there? Not to be found out after all that drawing
+        extra("sacrebleu", "--mbr")  # is it there? Not to be found out after all that drawing
     done = [0] * settings.mbr
     tell = how.pop("progress", lambda done, total: None)
 
@@ -128,24 +129,13 @@ def draw_texts(
 def most_alike(candidates: Sequence[Sequence[int]]) -> int:
     """Minimum Bayes risk: the number of the candidate with the greatest BLEU against the others, on
     average. Candidates are tokens, as a language without spaces has no words to count."""
-    bleu = sentence_bleu_for("--mbr")
+    bleu = extra("sacrebleu", "--mbr").sentence_bleu
     texts = [" ".join(map(str, ids)) for ids in candidates]
     scores = [
         sum(bleu(mine, [other], tokenize="none").score for other in texts[:i] + texts[i + 1 :])
         for i, mine in enumerate(texts)
     ]
     return max(range(len(texts)), key=scores.__getitem__)
-
-
-def sentence_bleu_for(what: str) -> Callable[..., Any]:
-    """sacrebleu's sentence BLEU. Raises UsageError, naming `what`, where that is not installed."""
-    try:
-        from sacrebleu import sentence_bleu
-    except ImportError:
-        raise UsageError(
-            f"{what} needs sacrebleu, which is not installed", "pip install 'gentool[eval]'"
-        ) from None
-    return sentence_bleu
 
 
 def fill_lines(

@@ -326,6 +326,25 @@ def class_run(class_recipe, tmp_path_factory) -> Path:
     return trained("ddpm", class_recipe, tmp_path_factory.mktemp("runs") / "classes")
 
 
+@pytest.fixture(scope="session")
+def mvtm_recipe(class_recipe, tmp_path_factory) -> Path:
+    """A recipe file of mvtm on the same pictures, beside that of its tokenizer."""
+    from pictures import MVTM, VQ
+
+    folder = tmp_path_factory.mktemp("recipe")
+    (folder / "tiny-vq.toml").write_text(VQ)
+    pictures = class_recipe.parent / "pictures"
+    text = MVTM.format(folder=pictures, first=folder / "tiny-vq.toml")
+    (folder / "tiny-mvtm.toml").write_text(text)
+    return folder / "tiny-mvtm.toml"
+
+
+@pytest.fixture(scope="session")
+def mvtm_run(mvtm_recipe, tmp_path_factory) -> Path:
+    """A run of both its stages. Not to be changed."""
+    return trained("mvtm", mvtm_recipe, tmp_path_factory.mktemp("runs") / "mvtm")
+
+
 @pytest.fixture
 def train(cli, recipe, tmp_path) -> Cli:
     """`train("--steps", 5)` trains the tiny recipe into tmp_path / "run"."""

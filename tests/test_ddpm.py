@@ -363,6 +363,7 @@ def test_with_fewer_steps_the_network_is_told_the_original_ones(
         (ddim, {}),
         (ddim, {"eta": 0.5, "noise_scale": 0.5}),
         (dpm_solver_pp, {}),
+        (dpm_solver_pp, {"eta": 0.5, "noise_scale": 0.5}),
     ],
 )
 def test_the_options_reach_the_sampler(
@@ -374,7 +375,7 @@ def test_the_options_reach_the_sampler(
     rng, chain = BatchRng.for_samples(0, [0]), Gaussian(linear_betas(T)).respaced(9, "leading")
     arguments = [denoiser(network, chain), rng.normal(3, 8, 8), chain, rng]
     with torch.no_grad():
-        x_0 = sampler(*arguments[: 3 if sampler is dpm_solver_pp else 4], **options)
+        x_0 = sampler(*arguments, **options)
     assert torch.equal(got, x_0.clamp(-1, 1))
 
 

@@ -114,7 +114,8 @@ def test_a_model_without_classes_draws_for_empty_lines_alone(cli, tiny_run, tmp_
     (tmp_path / "lines.txt").write_text("\n\nant\n")
     command = ("decode", "ddpm", "-c", tiny_run, tmp_path / "lines.txt")
     result = cli(*command, "--out", tmp_path / "x.npy")
-    assert result.code == 4 and "line 3: class 'ant': this model knows no classes" in result.err
+    told = "line 3: 'ant': this model reads no captions and knows no classes"
+    assert result.code == 4 and told in result.err
     assert cli("sample", "ddpm", "-c", tiny_run, "-n", 2, "--out", tmp_path / "y.npy").code == 0
     drawn, sampled = np.load(tmp_path / "x.npy"), np.load(tmp_path / "y.npy")
     np.testing.assert_allclose(drawn[:2], sampled, atol=1e-3)

@@ -206,7 +206,7 @@ def test_what_is_denoised_to_the_true_embeddings_is_decoded_to_the_words(
     elif sampler == "ddim":
         x = ddim(denoise, x, short, rng)
     else:
-        x = dpm_solver_pp(denoise, x, short)
+        x = dpm_solver_pp(denoise, x, short, rng)
     assert torch.equal(nearest(x, E), w)
     assert torch.allclose(x, E[w], atol=1e-5) == (clamp == 1.0)
 

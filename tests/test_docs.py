@@ -41,3 +41,19 @@ def test_every_setting_in_the_docs_exists():
             n for n in named if n not in known and not any(k.startswith(f"{n}.") for k in known)
         }
         assert not wrong, f"{page.name}: {wrong}"
+
+
+def test_the_code_of_the_backend_page_is_that_of_the_backend():
+    def flat(text: str) -> str:  # as ruff moves the blocks of pages to the left
+        return "\n".join(line.strip() for line in text.strip().splitlines())
+
+    folder = ROOT / "tests" / "flow"
+    paths = [*folder.rglob("*.toml"), *folder.rglob("*.py")]
+    files = [flat(path.read_text()) for path in paths]
+    blocks = re.findall(
+        r"```(?:python|toml)\n(.*?)```", (ROOT / "docs/backend.md").read_text(), re.S
+    )
+    assert len(blocks) == 4
+    for block in blocks:
+        for piece in block.split("\n\n\n"):
+            assert any(flat(piece) in text for text in files), piece

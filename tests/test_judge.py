@@ -157,3 +157,11 @@ def test_pairs_and_impossible_networks_are_refused(cli, judge_recipe, tmp_path):
         result = cli("train", "judge", "--recipe", judge_recipe, "--out", tmp_path / "x",
                      "--set", setting, "-q")  # fmt: skip
         assert result.code == 2 and "bug" not in result.err
+
+
+def test_bench_asks_a_judge_that_is_named(cli, text_run, run):
+    command = ("bench", "diffusion-lm", "-c", text_run, "--steps", "2", "-n", 4, "-q", "--json")
+    [record] = cli(*command, "--judge", run).records
+    assert record["metric"] == "judge_nll" and record["quality"] > 0
+    [record] = cli(*command).records
+    assert record["metric"] == "scene_captions" and record["quality"] == 0

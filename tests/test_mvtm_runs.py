@@ -1,12 +1,12 @@
 """mvtm from the shell: two stages, pictures by class, edits, wrong input."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES, log_of, states_of, trained, weights_of
+from conftest import CLASSES, log_of, states_of, weights_of
+from pictures import classes, draw, picture
 from PIL import Image
 
 from gentool.backends.mvtm import DecodeConfig, SampleConfig
@@ -15,112 +15,27 @@ from gentool.inputs import box_hole
 from gentool.rng import BatchRng
 from gentool.sampling import draw_samples
 
-VQ = """\
-backend = "vq"
-[model]
-patch_size = 2
-channels = 8
-multipliers = [1]
-blocks = 1
-middle = 0
-norm_groups = 4
-codes = 16
-dimensions = 4
-[quantizer]
-entropy = 0.0
-revive_every = 5
-[train]
-batch_size = 8
-steps = 40
-optimizer = "muon"
-learning_rate = 0.01
-ema_decay = 0.9
-log_every = 10
-save_every = 10
-validate_every = 0
-sample_every = 0
-"""
-MVTM = """\
-backend = "mvtm"
-[data]
-spec = ["{folder}"]
-image_size = 8
-[tokenizer]
-recipe = "{first}"
-[model]
-hidden = 32
-layers = 1
-heads = 2
-feed_forward = 64
-norm_eps = 1e-6
-dropout = 0.0
-classes = 3
-[masking]
-drop_condition = 0.1
-label_smoothing = 0.0
-[train]
-batch_size = 8
-steps = 60
-optimizer = "muon"
-learning_rate = 0.03
-weight_decay = 0.0
-warmup_steps = 0
-ema_decay = 0.9
-log_every = 10
-save_every = 20
-validate_every = 30
-validation_examples = 8
-sample_every = 60
-[sample]
-steps = 4
-"""
-
 
 @pytest.fixture(scope="module")
-def both(class_recipe, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("mvtm")
-    (folder / "tiny-vq.toml").write_text(VQ)
-    pictures = class_recipe.parent / "pictures"
-    text = MVTM.format(folder=pictures, first=folder / "tiny-vq.toml")
-    (folder / "tiny-mvtm.toml").write_text(text)
-    return folder / "tiny-mvtm.toml"
+def loaded(mvtm_run) -> Loaded:
+    return load_checkpoint(mvtm_run, "mvtm")
 
 
-@pytest.fixture(scope="module")
-def run(both, tmp_path_factory) -> Path:
-    """A run of both stages. Not to be changed."""
-    return trained("mvtm", both, tmp_path_factory.mktemp("runs") / "mvtm")
-
-
-@pytest.fixture(scope="module")
-def loaded(run) -> Loaded:
-    return load_checkpoint(run, "mvtm")
-
-
-def draw(loaded: Loaded, n: int = 4, first: int = 0, sample: SampleConfig | None = None, **given):
-    rng = BatchRng.for_samples(0, range(first, first + n))
-    return loaded.backend.draw(loaded.network, rng, sample or SampleConfig(steps=4), **given)
-
-
-def classes(*names: str) -> torch.Tensor:
-    return torch.tensor([CLASSES.index(name) for name in names])
-
-
-def test_a_run_has_both_stages(run):
-    names = {path.name for path in run.iterdir()}
+def test_a_run_has_both_stages(mvtm_run):
+    names = {path.name for path in mvtm_run.iterdir()}
     assert names == {
         "config.json", "model.safetensors", "README.md", "log.jsonl", "samples", "state",
         "tokenizer", "vq",
     }  # fmt: skip
-    assert states_of(run)[-1] == 60 and states_of(run / "vq")[-1] == 40
-    assert (run / "tokenizer/image/vq.safetensors").is_file()
-    first, last = ([r["loss"] for r in log_of(run) if "loss" in r][i] for i in (0, -1))
+    assert states_of(mvtm_run)[-1] == 60 and states_of(mvtm_run / "vq")[-1] == 40
+    assert (mvtm_run / "tokenizer/image/vq.safetensors").is_file()
+    first, last = ([r["loss"] for r in log_of(mvtm_run) if "loss" in r][i] for i in (0, -1))
     assert last < 0.8 * first
 
 
 @pytest.mark.parametrize("stop", ["first", "second"])
 def test_a_run_cut_in_either_stage_ends_in_the_same_bytes(
-    cli, both, run, tmp_path, monkeypatch, stop
+    cli, mvtm_recipe, mvtm_run, tmp_path, monkeypatch, stop
 ):
     from gentool.training.loop import Trainer
 
@@ -134,7 +49,7 @@ def test_a_run_cut_in_either_stage_ends_in_the_same_bytes(
             signal.raise_signal(signal.SIGTERM)
         return update(self)
 
-    arguments = ("train", "mvtm", "--recipe", both, "--out", out)
+    arguments = ("train", "mvtm", "--recipe", mvtm_recipe, "--out", out)
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "optimizer_step", patched)
         assert cli(*arguments).code == 143
@@ -143,30 +58,30 @@ def test_a_run_cut_in_either_stage_ends_in_the_same_bytes(
         again = cli(*arguments)
         assert again.code == 2 and "--resume latest continues" in again.err
     assert cli(*arguments, "--resume", "latest").code == 0
-    assert weights_of(out) == weights_of(run) and log_of(out) == log_of(run)
-    assert weights_of(out / "vq") == weights_of(run / "vq")
+    assert weights_of(out) == weights_of(mvtm_run) and log_of(out) == log_of(mvtm_run)
+    assert weights_of(out / "vq") == weights_of(mvtm_run / "vq")
 
 
-def test_a_tokenizer_that_is_given_is_not_trained(cli, both, run, tmp_path):
-    for given in (run / "vq", run):
+def test_a_tokenizer_that_is_given_is_not_trained(cli, mvtm_recipe, mvtm_run, tmp_path):
+    for given in (mvtm_run / "vq", mvtm_run):
         out = tmp_path / given.name
         result = cli(
-            "train", "mvtm", "--recipe", both, "--out", out, "--steps", 1,
+            "train", "mvtm", "--recipe", mvtm_recipe, "--out", out, "--steps", 1,
             "--set", f"tokenizer.image={given}",
         )  # fmt: skip
         assert result.code == 0, result.err
         assert "stage one" not in result.err and not (out / "vq").exists()
         same = (out / "tokenizer/image/vq.safetensors").read_bytes()
-        assert same == (run / "tokenizer/image/vq.safetensors").read_bytes()
+        assert same == (mvtm_run / "tokenizer/image/vq.safetensors").read_bytes()
 
 
-def test_a_dry_run_trains_nothing(cli, both, tmp_path):
-    result = cli("train", "mvtm", "--recipe", both, "--out", tmp_path / "run", "--dry-run")
+def test_a_dry_run_trains_nothing(cli, mvtm_recipe, tmp_path):
+    result = cli("train", "mvtm", "--recipe", mvtm_recipe, "--out", tmp_path / "run", "--dry-run")
     assert result.code == 0 and "stage one: " in result.out and not (tmp_path / "run").exists()
 
 
-def test_weights_and_tokenizer_belong_together(cli, run, tmp_path):
-    shutil.copytree(run, tmp_path / "run")
+def test_weights_and_tokenizer_belong_together(cli, mvtm_run, tmp_path):
+    shutil.copytree(mvtm_run, tmp_path / "run")
     path = tmp_path / "run/tokenizer/image/gentool.json"
     path.write_text(path.read_text().replace('"dimensions": 4', '"dimensions": 5'))
     result = cli("sample", "mvtm", "-c", tmp_path / "run")
@@ -175,11 +90,11 @@ def test_weights_and_tokenizer_belong_together(cli, run, tmp_path):
     assert cli("sample", "mvtm", "-c", tmp_path / "run").code == 4
 
 
-def test_classes_show(cli, run, tmp_path):
+def test_classes_show(cli, mvtm_run, tmp_path):
     """Pictures of a class have its brightness; the other classes' are told apart."""
     out = tmp_path / "x.npy"
     result = cli(
-        "sample", "mvtm", "-c", run, "-n", 8, "--out", out, "--guidance-scale", 2,
+        "sample", "mvtm", "-c", mvtm_run, "-n", 8, "--out", out, "--guidance-scale", 2,
         *(word for name in CLASSES for word in ("--class", name)),
     )  # fmt: skip
     assert result.code == 0, result.err
@@ -275,22 +190,16 @@ def test_strength_is_the_share_of_tokens_drawn_anew(loaded, heard):
         assert (~known).sum() == n and torch.equal(heard[-1][1][known], tokens[known])
 
 
-def picture(path: Path, size: int = 8) -> Path:
-    rng = np.random.default_rng(0)
-    Image.fromarray(rng.integers(0, 255, (size, size, 3)).astype(np.uint8)).save(path)
-    return path
-
-
-def test_decode_draws_lines_and_edits_pictures(cli, run, tmp_path):
+def test_decode_draws_lines_and_edits_pictures(cli, mvtm_run, tmp_path):
     lines = tmp_path / "lines.txt"
     lines.write_text("bee\n\nant\n")
-    result = cli("decode", "mvtm", lines, "-c", run, "--out", f"{tmp_path}/drawn/")
+    result = cli("decode", "mvtm", lines, "-c", mvtm_run, "--out", f"{tmp_path}/drawn/")
     assert result.code == 0 and len([*(tmp_path / "drawn").iterdir()]) == 3
     given = picture(tmp_path / "in.png")
     before = np.asarray(Image.open(given))
     for extra, same in ((("--box", "2,2,4,4", "--blend"), True), (("--strength", 0.5), False)):
         out = tmp_path / "out.png"
-        result = cli("decode", "mvtm", "-c", run, "--image", given, *extra, "--out", out)
+        result = cli("decode", "mvtm", "-c", mvtm_run, "--image", given, *extra, "--out", out)
         assert result.code == 0, result.err
         after = np.asarray(Image.open(out))
         hole = np.zeros((8, 8), bool)
@@ -298,33 +207,34 @@ def test_decode_draws_lines_and_edits_pictures(cli, run, tmp_path):
         assert (after != before).any() and np.array_equal(after[~hole], before[~hole]) == same
     lines.write_text("bee\n")
     result = cli(
-        "decode", "mvtm", lines, "-c", run, "--image", given, "--box", "0,0,8,8", "--out", out
+        "decode", "mvtm", lines, "-c", mvtm_run, "--image", given, "--box", "0,0,8,8", "--out", out
     )
     assert result.code == 0, result.err
 
 
-def test_wrong_input(cli, both, run, tiny_run, tmp_path):
+def test_wrong_input(cli, mvtm_recipe, mvtm_run, tiny_run, tmp_path):
     small, big = picture(tmp_path / "in.png"), picture(tmp_path / "big.png", 16)
-    decode = ("decode", "mvtm", "-c", run)
-    train = ("train", "mvtm", "--recipe", both, "--out", tmp_path / "run")
+    decode = ("decode", "mvtm", "-c", mvtm_run)
+    sample = ("sample", "mvtm", "-c", mvtm_run)
+    train = ("train", "mvtm", "--recipe", mvtm_recipe, "--out", tmp_path / "run")
     for arguments, code, words in [
         ((*decode, "--image", big, "--box", "0,0,2,2"), 2, "16 × 16 pixels, this model draws 8"),
         ((*decode, "--image", small, "--box", "4,4,8,8"), 2, "does not lie within"),
         ((*decode, "--image", small), 2, "--box and --mask"),
         ((*decode, "--box", "0,0,2,2"), 2, "--image"),
         ((*decode, "--image", tmp_path / "no.png", "--box", "0,0,2,2"), 3, "no such file"),
-        (("sample", "mvtm", "-c", run, "--class", "ants"), 2, "no class 'ants'"),
-        (("sample", "mvtm", "-c", run, "--steps", 0), 2, "--steps"),
-        (("sample", "mvtm", "-c", run, "--guidance-scale", 2), 2, "without a class or caption"),
-        (("sample", "mvtm", "-c", run, "--init-noise", "x.npy"), 2, "init-noise"),
+        ((*sample, "--class", "ants"), 2, "no class 'ants'"),
+        ((*sample, "--steps", 0), 2, "--steps"),
+        ((*sample, "--guidance-scale", 2), 2, "without a class or caption"),
+        ((*sample, "--init-noise", "x.npy"), 2, "init-noise"),
         (("sample", "mvtm", "-c", tiny_run), 4, "is a ddpm checkpoint"),
-        (("sample", "mvtm", "-c", run / "vq"), 4, "is a vq checkpoint"),
+        (("sample", "mvtm", "-c", mvtm_run / "vq"), 4, "is a vq checkpoint"),
         (("sample", "mvtm"), 3, "gentool train mvtm"),
         ((*train, "--set", f"tokenizer.image={tmp_path / 'no'}"), 3, "no tokenizer folder"),
         ((*train, "--set", f"tokenizer.image={tiny_run}"), 4, "it is a ddpm checkpoint"),
         ((*train, "--set", "tokenizer.recipe=ddpm-scenes"), 2, "is for ddpm, not vq"),
         ((*train, "--set", "data.image_size=9"), 2, "not a multiple"),
-        ((*train, "--set", f"tokenizer.image={run}", "--set", "data.image_size=16"), 2, "16"),
+        ((*train, "--set", f"tokenizer.image={mvtm_run}", "--set", "data.image_size=16"), 2, "16"),
     ]:
         result = cli(*arguments)
         assert result.code == code and words in result.err, (arguments, result.err)
@@ -334,15 +244,15 @@ def test_wrong_input(cli, both, run, tiny_run, tmp_path):
     assert result.code == 4 and "line 2: no class 'wolf'" in result.err
 
 
-def test_eval_measures_the_tokenizer(cli, run, tmp_path):
+def test_eval_measures_the_tokenizer(cli, mvtm_run, tmp_path):
     shown = tmp_path / "pairs.png"
-    arguments = ("eval", "mvtm", "-c", run, "--num", 16, "--json", "--pictures", shown)
+    arguments = ("eval", "mvtm", "-c", mvtm_run, "--num", 16, "--json", "--pictures", shown)
     result = cli(*arguments, "--metric", "reconstruction", "--metric", "loss")
     assert result.code == 0, result.err
     figures = {r["metric"]: r["value"] for r in result.records}
     assert {*figures} == {"loss", "psnr", "codebook_usage", "codebook_perplexity"}
     assert figures["psnr"] > 15 and Image.open(shown).size == (2 * 8 + 2, 8)  # one is held out
-    result = cli("eval", "mvtm", "-c", run, "--metric", "bpd")
+    result = cli("eval", "mvtm", "-c", mvtm_run, "--metric", "bpd")
     assert result.code == 2 and "no metric 'bpd'" in result.err
 
 
@@ -362,134 +272,3 @@ def test_token_figures_and_their_controls():
     assert read_back(scenes, scenes[1:] + scenes[:1])["scene_read_back"] <= 0.125
     noise = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3)).astype(np.uint8)
     assert read_back(scenes, noise)["scene_read_back"] == 0
-
-
-@pytest.fixture(scope="module")
-def told(both, tmp_path_factory) -> Path:
-    """A few steps on captioned scenes."""
-    folder = tmp_path_factory.mktemp("told")
-    text = both.read_text().partition("[tokenizer]")
-    model = text[2].replace("classes = 3\n", "").replace("steps = 60", "steps = 6")
-    model = model.replace("sample_every = 60", "sample_every = 6").replace("= 30", "= 6")
-    first = 'backend = "mvtm"\n[data]\nlanguage = "both"\n[model.text]\nencoder = "transformer"\n'
-    first += "width = 16\nheads = 2\n[tokenizer]\nmin_count = 1\n"
-    small = folder / "tiny-vq.toml"
-    small.write_text(
-        VQ.replace("steps = 40", "steps = 3").replace("patch_size = 2", "patch_size = 4")
-    )
-    recipe = folder / "told.toml"
-    recipe.write_text(first + model.replace(str(both.parent / "tiny-vq.toml"), str(small)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gentool.data.holdout.ENOUGH", 500)
-        return trained("mvtm", recipe, folder / "run")
-
-
-def test_captions_are_learned_from_and_drawn(cli, told, tmp_path):
-    assert (told / "tokenizer/text/vocab.tsv").is_file()
-    lines = (told / "samples/step-00000006.txt").read_text().splitlines()
-    assert len(lines) == 16
-    loaded = load_checkpoint(told, "mvtm")
-    assert loaded.tokenizer.text.hash != loaded.tokenizer.image.hash
-    backend, captions = loaded.backend, loaded.backend.captions
-    text = captions.rows(lines[:2])
-    calls = []
-    hook = loaded.network.text.register_forward_hook(lambda *call: calls.append(1))
-    guided = draw(loaded, 2, text=text, sample=SampleConfig(steps=4, guidance_scale=2.0))
-    hook.remove()
-    assert len(calls) == 1 and guided.shape == (2, 3, 32, 32)  # encoded once, both branches
-    nothing = captions.rows(["", ""])
-    assert torch.equal(draw(loaded, 2), draw(loaded, 2, text=nothing))
-    source = backend.sources()[0]
-    rng = torch.Generator().manual_seed(0)
-    examples = [backend.prepare(source, i, rng, False) for i in range(200)]
-    batch = backend.collate(examples, BatchRng.for_samples(0, range(200)))
-    dropped = (batch["text"] == captions.null).all(dim=1)
-    assert dropped.float().mean() == pytest.approx(0.1, abs=0.06)
-    assert torch.equal(
-        batch["text"][~dropped], captions.rows([e.caption for e in examples])[~dropped]
-    )
-    (tmp_path / "lines.txt").write_text(f"{lines[0]}\n\na mauve circle\n")
-    decode = ("decode", "mvtm", tmp_path / "lines.txt", "-c", told, "--out", f"{tmp_path}/drawn/")
-    result = cli(*decode)
-    assert result.code == 0 and "line 3" in result.err and "does not know" in result.err
-    assert len([*(tmp_path / "drawn").iterdir()]) == 3
-    result = cli(
-        "sample", "mvtm", "-c", told, "-n", 2, "--prompt", lines[0], "--out", tmp_path / "x.png"
-    )
-    assert result.code == 0, result.err
-    given = picture(tmp_path / "in.png", 32)
-    edit = ("--image", given, "--box", "8,8,8,8", "--blend")
-    assert cli(*decode, *edit).code == 0
-
-
-def test_tokenizers_of_captions_and_pictures_are_both_tied_to_the_weights(cli, told, tmp_path):
-    for name in ("image", "text"):
-        run = shutil.copytree(told, tmp_path / name)
-        about = run / "tokenizer" / name / "gentool.json"
-        about.write_text(about.read_text().replace('"sha256": "', '"sha256": "0'))
-        result = cli("sample", "mvtm", "-c", run)
-        assert result.code == 4 and "SHA-256" in result.err
-    shutil.rmtree(tmp_path / "text/tokenizer/text")
-    result = cli("sample", "mvtm", "-c", tmp_path / "text")
-    assert result.code == 4 and "is not the tokenizer" in result.err
-
-
-def test_a_token_cache_is_trained_on_in_place_of_pictures(cli, both, run, tmp_path, monkeypatch):
-    pictures, cache = load_checkpoint(run, "mvtm").config.data.spec[0], tmp_path / "tokens"
-    made = cli(
-        "tokenizer", "cache", "-t", run / "vq", "--data", pictures, "--set", "image_size=8",
-        "--set", "flip=true", "--views", 3, "--out", cache,
-    )  # fmt: skip
-    assert made.code == 0, made.err
-    loaded = load_checkpoint(run, "mvtm")
-    loaded.config.tokenizer.cache = str(cache)
-    train, held_out = loaded.backend.sources()
-    assert train.size + held_out.size == 24
-    loaded.config.tokenizer.cache = ""
-    plain = loaded.backend.sources()[0]
-    seen = set()
-    for seed in range(20):
-        rng = torch.Generator().manual_seed(seed)
-        found = loaded.backend.prepare(train, 3, rng, True)
-        seen.add(found.views.tobytes())
-        batch = loaded.backend.collate([found], BatchRng([rng]))
-        assert batch["ids"].shape == (1, 16) and "x" not in batch
-        original = loaded.backend.prepare(plain, 3, rng, False)
-        assert (found.key, found.label) == (original.key, original.label)
-        either = torch.stack([original.image, original.image.flip(-1)])
-        assert (loaded.backend.image.encode(either) == batch["ids"]).all(dim=1).any()
-    assert len(seen) == 2  # of three views some are mirrored, some are not
-
-    encoded = []
-    encode = type(loaded.backend.image).encode
-    monkeypatch.setattr(
-        type(loaded.backend.image), "encode",
-        lambda self, x: encoded.append(len(x)) or encode(self, x),
-    )  # fmt: skip
-    train_it = ("train", "mvtm", "--recipe", both, "--steps", 2, "--set", "train.validate_every=0")
-    train_it += ("--set", f"tokenizer.cache={cache}", "--set", f"tokenizer.image={run}", "--out")
-    assert cli(*train_it, tmp_path / "run").code == 0 and not encoded
-    result = cli(*train_it, tmp_path / "again", "--set", "tokenizer.image=", "--dry-run")
-    assert result.code == 2 and "tokenizer.image=RUN" in result.err
-    about = (cache / "about.json").read_text()
-    (cache / "about.json").write_text(about.replace('"tokenizer": "', '"tokenizer": "0'))
-    result = cli(*train_it, tmp_path / "again")
-    assert result.code == 4 and "another tokenizer" in result.err
-    (cache / "about.json").write_text(about)
-    (cache / "records.jsonl").write_text("")
-    result = cli(*train_it, tmp_path / "again")
-    assert result.code == 4 and "not a whole token cache" in result.err
-    result = cli(*train_it, tmp_path / "again", "--set", f"tokenizer.cache={tmp_path}")
-    assert result.code == 3 and "gentool tokenizer cache" in result.err
-
-
-def test_eval_scores_captions_and_untrained_weights_score_nothing(cli, told):
-    result = cli("eval", "mvtm", "-c", told, "--metric", "scenes", "--num", 4, "--json")
-    assert result.code == 0, result.err
-    figures = {r["metric"]: r["value"] for r in result.records}
-    names = {f"{s}-{lang}" for s in ("test", "test-novel") for lang in ("en", "zh")}
-    assert {f"scene_accuracy[{name}]" for name in names} <= figures.keys()
-    assert not any(value for name, value in figures.items() if "accuracy" in name)
-    result = cli("eval", "mvtm", "-c", told, "--metric", "reconstruction", "--num", 8, "--json")
-    figures = {r["metric"]: r["value"] for r in result.records}
-    assert figures["scene_read_back"] == 0 and 0 < figures["codebook_usage"] <= 1

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from gentool.diffusion.schedules import SCHEDULES, cosine_betas, linear_betas
 
 T = 1000
 FIXED = ["fixed_large", "fixed_small"]
+WITH_NOISE = [(ancestral, {}), (ddim, {"eta": 1.0}), (dpm_solver_pp, {"eta": 1.0})]
 
 
 @pytest.fixture(params=["linear", "cosine"])
@@ -123,7 +125,7 @@ def test_the_noise_ddim_adds_is_eq_16(short: Gaussian, eta: float) -> None:
         torch.testing.assert_close(with_noise[short.T - t], expected)
 
 
-@pytest.mark.parametrize("sampler, options", [(ancestral, {}), (ddim, {"eta": 1.0})])
+@pytest.mark.parametrize("sampler, options", WITH_NOISE)
 def test_the_last_step_adds_no_noise(
     short: Gaussian, sampler: Callable[..., Tensor], options: dict[str, float]
 ) -> None:
@@ -133,7 +135,7 @@ def test_the_last_step_adds_no_noise(
     assert float(out.abs().max()) < 1e-10
 
 
-@pytest.mark.parametrize("sampler, options", [(ancestral, {}), (ddim, {"eta": 1.0})])
+@pytest.mark.parametrize("sampler, options", WITH_NOISE)
 def test_without_noise_x_T_decides_everything(
     short: Gaussian, sampler: Callable[..., Tensor], options: dict[str, float]
 ) -> None:
@@ -154,12 +156,7 @@ def test_without_noise_x_T_decides_everything(
     assert not torch.equal(drawn(1, 0.0), drawn(1, 0.0, start=1))
 
 
-def dpm(denoise: Denoise, x_T: Tensor, chain: Gaussian, rng: object, **options: object) -> Tensor:
-    """DPM-Solver++ called as the others are."""
-    return dpm_solver_pp(denoise, x_T, chain, **options)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("sampler", [ancestral, ddim, dpm])
+@pytest.mark.parametrize("sampler", [ancestral, ddim, dpm_solver_pp])
 def test_on_step_hears_of_every_step_and_its_x_0_hat(
     short: Gaussian, sampler: Callable[..., Tensor]
 ) -> None:
@@ -251,7 +248,7 @@ def even_chain(steps: int) -> Gaussian:
     return Gaussian(1 - alpha_bar / before)
 
 
-@pytest.mark.parametrize("sampler, order", [(dpm, 2), (ddim, 1)])
+@pytest.mark.parametrize("sampler, order", [(dpm_solver_pp, 2), (ddim, 1)])
 def test_half_the_step_leaves_a_quarter_of_the_error(
     sampler: Callable[..., Tensor], order: int
 ) -> None:
@@ -264,13 +261,13 @@ def test_half_the_step_leaves_a_quarter_of_the_error(
 @pytest.mark.parametrize("steps, share", [(5, 1), (10, 0.8), (20, 0.4), (50, 0.3)])
 def test_dpm_solver_is_nearer_to_the_solution_than_ddim(steps: int, share: float) -> None:
     chain = Gaussian(linear_betas(T)).respaced(steps)
-    assert max(errors(dpm, chain)) < share * max(errors(ddim, chain))
+    assert max(errors(dpm_solver_pp, chain)) < share * max(errors(ddim, chain))
 
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_the_first_and_the_last_step_are_ddim(chain: Gaussian, steps: int) -> None:
     few, x_T = chain.respaced(steps), normal(*SHAPE)
-    a, b = (trace(sampler, clipped, x_T, few, no_noise()) for sampler in (dpm, ddim))
+    a, b = (trace(sampler, clipped, x_T, few, no_noise()) for sampler in (dpm_solver_pp, ddim))
     torch.testing.assert_close(torch.stack(a), torch.stack(b), rtol=0, atol=1e-9)
 
 
@@ -280,7 +277,11 @@ def test_a_step_between_is_eq_9_of_the_paper() -> None:
     before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
     chain = Gaussian(1 - alpha_bar / before)
     guesses = {2: 0.2, 1: -0.7, 0: 0.4}
-    states = trace(dpm, lambda x, t: Denoised(0 * x + guesses[t]), normal(1, 1), chain, no_noise())
+
+    def denoise(x_t: Tensor, t: int) -> Denoised:
+        return Denoised(0 * x_t + guesses[t])
+
+    states = trace(dpm_solver_pp, denoise, normal(1, 1), chain, no_noise())
     alpha, sigma = np.sqrt(alpha_bar.numpy()), np.sqrt(1 - alpha_bar.numpy())
     first = sigma[1] / sigma[2] * states[0].item() - alpha[1] * (np.exp(-1.5) - 1) * 0.2
     D = (1 + 0.5 / 3) * -0.7 - 0.5 / 3 * 0.2  # 1 / (2 r) with r = 1.5 / 0.5
@@ -292,7 +293,7 @@ def test_a_step_between_is_eq_9_of_the_paper() -> None:
 @pytest.mark.parametrize("spacing", ["trailing", "leading"])
 def test_dpm_solver_is_finite_in_float32(chain: Gaussian, steps: int, spacing: str) -> None:
     few, x_T = chain.respaced(steps, spacing), normal(*SHAPE).float()
-    states = torch.stack(trace(dpm, clipped, x_T, few, no_noise()))
+    states = torch.stack(trace(dpm_solver_pp, clipped, x_T, few, no_noise()))
     assert states.dtype == torch.float32 and bool(states.isfinite().all())
     # x_0_hat is within -1..1, and extrapolated from there by no more than a step's change.
     assert float(states.abs().max()) < 5
@@ -300,6 +301,38 @@ def test_dpm_solver_is_finite_in_float32(chain: Gaussian, steps: int, spacing: s
 
 def test_dpm_solver_in_float32_is_that_in_float64(chain: Gaussian) -> None:
     few, x_T = chain.respaced(20), normal(*SHAPE)
-    a = dpm_solver_pp(gaussian_data(few, 0.3, 0.5), x_T, few)
-    b = dpm_solver_pp(gaussian_data(few, 0.3, 0.5), x_T.float(), few)
+    a = dpm_solver_pp(gaussian_data(few, 0.3, 0.5), x_T, few, no_noise())
+    b = dpm_solver_pp(gaussian_data(few, 0.3, 0.5), x_T.float(), few, no_noise())
     torch.testing.assert_close(a.float(), b, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.0])
+def test_noise_of_dpm_solver_replaces_as_much_as_it_takes_away(chain: Gaussian, eta: float) -> None:
+    """Told the true x_0 = 0, what is left at step t is noise of variance sigma_t^2, of whatever
+    mixture: here each draw is a dimension of its own."""
+    few = chain.respaced(20)
+    axes = iter(torch.eye(few.T, dtype=torch.float64))
+
+    def draw(*shape: int) -> Tensor:
+        return next(axes)[None]
+
+    sigma = (1 - few.alpha_bar).sqrt()
+    x_T = sigma[-1] * draw()
+    states = trace(dpm_solver_pp, to_zero, x_T, few, SimpleNamespace(normal=draw), eta=eta)[:-1]
+    lengths = torch.cat(states).norm(dim=1).flip(0)
+    torch.testing.assert_close(lengths, sigma, rtol=1e-9, atol=0)
+    mixed = (torch.cat(states)[-1] > 1e-9).sum()
+    assert mixed > 10, "no new noise was drawn"
+
+
+def test_dpm_solver_with_all_the_noise_is_ancestral_to_first_order(chain: Gaussian) -> None:
+    """Where the guess of x_0 stays, second order has nothing to add: the posterior is exact."""
+    few, x_T, x_0 = chain.respaced(20), normal(*SHAPE), normal(*SHAPE, seed=1)
+    a, b = (
+        trace(sampler, lambda *_: Denoised(x_0), x_T, few, noise(), **options)
+        for sampler, options in (
+            (ancestral, {"variance": "fixed_small"}),
+            (dpm_solver_pp, {"eta": 1.0}),
+        )
+    )
+    torch.testing.assert_close(torch.stack(a), torch.stack(b), rtol=0, atol=1e-9)

@@ -133,22 +133,26 @@ def test_ancestral_with_the_same_noise(
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # theirs
 @pytest.mark.parametrize("prediction", NAMES)
+@pytest.mark.parametrize("kind, eta", [("dpmsolver++", 0.0), ("sde-dpmsolver++", 1.0)])
 @pytest.mark.parametrize("steps", [10, 20])
-def test_dpm_solver_plus_plus(x_T: Tensor, steps: int, prediction: str) -> None:
+def test_dpm_solver_plus_plus(
+    x_T: Tensor, steps: int, kind: str, eta: float, prediction: str
+) -> None:
     """Theirs is told what ours always does: the multistep midpoint rule, a last step of first order
     to no noise at all, and steps that end at T - 1. Its `thresholding` with a largest value of 1 is
     clipping to -1..1, which it has no other option for.
     """
     network, told = Toy("linear", prediction), list[int]()
     chain = network.chain.respaced(steps)
-    ours = dpm_solver_pp(denoiser(network, chain, prediction), x_T, chain)
+    rng = noise(3, dtype=torch.float32)
+    ours = dpm_solver_pp(denoiser(network, chain, prediction), x_T, chain, rng, eta=eta)
     made = scheduler(
         diffusers.DPMSolverMultistepScheduler, "linear", prediction, steps,
-        algorithm_type="dpmsolver++", solver_order=2, solver_type="midpoint",
+        algorithm_type=kind, solver_order=2, solver_type="midpoint",
         timestep_spacing="trailing", final_sigmas_type="zero", lower_order_final=True,
         euler_at_final=False, thresholding=True, sample_max_value=1.0,
         lambda_min_clipped=-math.inf,
     )  # fmt: skip
-    other = theirs(made, network, x_T, told)
+    other = theirs(made, network, x_T, told, generator=torch.Generator().manual_seed(3))
     assert told == chain.timesteps.tolist()[::-1]
-    check(f"dpm++ {steps} steps {prediction}", ours, other)
+    check(f"{kind} {steps} steps {prediction}", ours, other)

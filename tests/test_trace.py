@@ -121,7 +121,7 @@ def test_no_text_breaks_out_of_a_page(tmp_path):
     page = (tmp_path / "x.html").read_text(encoding="utf-8")
     assert page.count("</script>") == 2 and "<b>" not in page
     assert "Sample 5: a red &lt;/script&gt;&lt;b&gt; &amp; 红色" in page
-    data = page.split('id="frames">')[1].split("</script>")[0]
+    data = page.split('class="frames">')[1].split("</script>")[0]
     frames = json.loads(data)
     assert [frame["step"] for frame in frames] == [1, 2, 3, 4] * 2
     assert frames[0]["tokens"]["words"]["masked"] == [False, True, True, True]

@@ -57,9 +57,10 @@ def write_imported_card(run: Path, run_config: RunConfig, came: str) -> None:
 
 def _write(run: Path, run_config: RunConfig, came: str, facts: list[tuple[str, str]]) -> None:
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts)
-    verb = "sample" if draws(run_config.backend) else "decode"
-    use = f"gentool {verb} {run_config.backend} --checkpoint DIR\n"
-    commands = (use if "sample" in run_config.config else "") + "gentool inspect DIR"
+    commands = "gentool inspect DIR"
+    if "sample" in run_config.config:  # of a backend, not of a helper
+        verb = "sample" if draws(run_config.backend) else "decode"
+        commands = f"gentool {verb} {run_config.backend} --checkpoint DIR\n{commands}"
     text = f"""# {run_config.recipe}
 
 A `{run_config.backend}` checkpoint of gentool: {came}

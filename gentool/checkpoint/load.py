@@ -9,6 +9,7 @@ from torch import nn
 from gentool.checkpoint.config import RunConfig, read_config
 from gentool.checkpoint.weights import read_weights
 from gentool.errors import BadCheckpointError, NotFoundError, UsageError, nearest
+from gentool.protocol import Backend
 from gentool.registry import BACKENDS, backend_class, options_module
 from gentool.resources import shipped
 from gentool.rng import torch_seed
@@ -81,9 +82,9 @@ def load_checkpoint(folder: Path, backend: str) -> Loaded:
     return Loaded(folder, run_config, config, implementation, network.eval(), step, tokenizer)
 
 
-def frozen_encoder(backend: Any) -> str:
+def frozen_encoder(backend: Backend) -> str:
     """The SHA-256 of the pretrained text encoder that a backend leans on; empty for none."""
-    captions = getattr(backend, "captions", None)
+    captions = backend.captions
     return captions.pretrained.hash if captions and captions.pretrained else ""
 
 

@@ -1,14 +1,77 @@
-"""What `gentool bench` found: the lines of a table, and `gentool bench plot`."""
+"""What `gentool bench` of all backends shares: options, the table, and `gentool bench plot`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gentool.cli.console import console
 from gentool.cli.options import value
-from gentool.errors import BadDataError
+from gentool.errors import BadDataError, UsageError
+
+if TYPE_CHECKING:
+    from gentool.evaluate.bench import Timed
+
+Checkpoints = Annotated[
+    list[str] | None,
+    value(
+        "DIR|NAME",
+        "Checkpoint folder, or the name of a shipped one; repeatable. (default: BACKEND-scenes)",
+        *("--checkpoint", "-c"),
+    ),
+]
+Repeats = Annotated[
+    int, value("N", "Times, each with its own draws; shows the spread.", min=1, show_default=True)
+]
+Plot = Annotated[
+    str | None, value("FILE", "Draw quality against time: FILE.png, .svg or .pdf.", "--plot")
+]
+
+
+def numbers(option: str, text: str) -> list[int]:
+    """ "5,10" as numbers, the least first. Raises UsageError."""
+    try:
+        found = [int(part) for part in text.split(",")]
+    except ValueError:
+        found = [0]
+    if min(found) < 1:
+        raise UsageError(f"--{option} takes numbers such as 5,10,25, got {text!r}")
+    return sorted(set(found))
+
+
+def checked_plot(plot: str | None) -> None:
+    """Raise UsageError if no plot can be written there."""
+    if plot:
+        from gentool.render.plots import check_plot_target
+
+        check_plot_target(plot)
+
+
+def run(
+    jobs: "Sequence[tuple[Timed, str | None, str]]",
+    least: int,
+    repeats: int,
+    plot: str | None,
+    as_json: bool,
+) -> None:
+    """Measure each request by its metric and tell of it; those of `least` steps are warmed up
+    for. The third of a job is the library that draws."""
+    from gentool.evaluate.bench import bench, warm_up
+
+    records = []
+    for number, (request, metric, by) in enumerate(jobs):
+        if request.settings.steps == least:
+            warm_up(request)
+        record = bench(request, metric, repeats, by)
+        records.append(record)
+        if as_json:
+            console.record(record)
+        else:
+            row(record, first=number == 0)
+    if plot:
+        draw(records, plot)
 
 
 def plot_records(
@@ -19,13 +82,12 @@ def plot_records(
 
     \b
     gentool bench ddpm --json > ddpm.jsonl
-    gentool bench diffusion-lm -c runs/mine --json > text.jsonl
-    gentool bench plot ddpm.jsonl text.jsonl --out speed.png
+    gentool bench mvtm -c runs/mine --json > mvtm.jsonl
+    gentool bench plot ddpm.jsonl mvtm.jsonl --out speed.png
     """
-    from gentool.render.plots import check_plot_target
     from gentool.streams import stream_lines
 
-    check_plot_target(out)
+    checked_plot(out)
     records = []
     for file in files:
         for number, line in enumerate(stream_lines(file), start=1):
@@ -50,9 +112,11 @@ def draw(records: list[dict[str, Any]], target: str) -> None:
 
 def row(record: dict[str, Any], first: bool) -> None:
     """Print a record as a line of the table, whose head comes before the first."""
+    from gentool.render.plots import way
+
     if first:
         console.result(
-            f"{'checkpoint':20} {'sampler':9} {'steps':>5} {'s/sample':>9} {'spread':>15} "
+            f"{'checkpoint':20} {'way':12} {'steps':>5} {'s/sample':>9} {'spread':>15} "
             f"{'calls':>5} {'MB':>6}  quality"
         )
     quality = "-"
@@ -61,13 +125,12 @@ def row(record: dict[str, Any], first: bool) -> None:
         quality = f"{record['metric']} {record['quality']:.4f}" + (
             f" ± {spread:.4f}" if spread is not None else ""
         )
-    calls = record["calls_per_sample"]
     name = Path(record["checkpoint"]).name
     if record["library"] != "gentool":
         name = f"{record['library']}: {name}"
     console.result(
-        f"{name:20.20} {record['sampler'] or '-':9} "
+        f"{name:20.20} {way(record) or '-':12} "
         f"{record['steps']:5} {record['seconds_per_sample']:9.4f} "
         f"{record['seconds_least']:7.4f}-{record['seconds_most']:.4f} "
-        f"{'-' if calls is None else round(calls):>5} {record['peak_memory_mb']:6.0f}  {quality}"
+        f"{round(record['calls_per_sample']):>5} {record['peak_memory_mb']:6.0f}  {quality}"
     )

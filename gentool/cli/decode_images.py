@@ -94,6 +94,11 @@ def decode_images(
         try:
             if not line:
                 loaded.backend.no_condition()
+            if line and not (captions or labels):
+                raise UsageError(
+                    f"{line!r}: this model reads no captions and knows no classes",
+                    "--checkpoint names one that does; an empty line draws any picture",
+                )
             if captions and (note := unread(captions, line)):
                 console.warn(f"line {number + 1}: {note}")
             y.append(class_index(line, labels) if line and not captions else null)
@@ -126,7 +131,7 @@ def decode_images(
             seed,
             chosen,
             given=given,
-            passes=getattr(chosen, "resample", 1) if image else 1,
+            passes=chosen.passes if image else 1,
             batch_size=batch_size,
             device=device,
             precision=precision,

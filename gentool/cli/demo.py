@@ -1,56 +1,150 @@
-"""`gentool demo`: what gentool does, shown on built-in data."""
+"""`gentool demo`: the tour. It types commands, as a user would, and shows what they did."""
 
+import io
+import json
+import shlex
+import shutil
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gentool.cli.console import console
-from gentool.cli.sample_images import sample_images
-from gentool.errors import UsageError
-from gentool.resources import shipped
+from gentool.errors import BadCheckpointError, BadDataError, NotFoundError, UsageError
 
-RECIPE = "ddpm-scenes"
-LONGEST = 150.0  # seconds of training; on two cores the steps take half of it
+if TYPE_CHECKING:
+    from gentool.render.tour import Tour, Verdicts
+
+TRAINED, PIPE, PAGE = "trained-here", "pipe", "tour.html"
+MOMENT = "40s"  # of training for each; two cores need about half of it
+SHORT = ("--set", "train.warmup_steps=10", "--set", "train.log_every=5")
 
 
 def demo(
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Where the demo goes.")
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Where the tour goes.")
     ] = Path("gentool-demo"),
-    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps to train for.")] = 450,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps to train each for.")] = 100,
+    num: Annotated[
+        int, typer.Option("--num", "-n", metavar="N", min=1, help="Captions to dream up.")
+    ] = 16,
 ) -> None:
-    """Train a small model for a minute or two, draw from it and from the shipped one.
+    """The tour: each backend trains for a moment, then captions go through all four of them.
 
     \b
     gentool demo
-    gentool demo --steps 50 --out /tmp/demo
-    """
-    from gentool.resources import read_recipe
-    from gentool.training import start
+    gentool demo --steps 20 -n 4 --out /tmp/tour
 
-    run = out / "run"
-    if out.exists() and any(out.iterdir()) and not (run / "config.json").is_file():
+    It takes a few minutes and no network, and ends in one page, DIR/tour.html.
+    """
+    from gentool.checkpoint.atomic import write_file
+    from gentool.render.tour import Tour, tour_page
+
+    if out.exists() and any(out.iterdir()) and not (out / TRAINED).is_dir():
         raise UsageError(f"{out} is in use", "gentool demo --out DIR")
-    console.info(f"1. training {RECIPE} on the built-in world for {steps} steps")
-    name, tree = read_recipe(RECIPE)
-    backend = tree.pop("backend")
-    given = {"train": {"steps": steps, "validate_every": 0, "sample_every": 0}}
-    plan = start.Plan(backend, name, tree, given, True, run, overwrite=True)
-    start.train(plan, "auto", None, time.monotonic() + LONGEST, console)
-    console.info("2. sixteen samples of what it has learnt")
-    sample_images(backend, {}, checkpoint=str(run), out=str(out / "trained-here.png"))
-    if RECIPE in shipped("checkpoints"):
-        console.info("3. sixteen samples of the shipped checkpoint, trained longer")
-        sample_images(backend, {}, checkpoint=RECIPE, out=str(out / "shipped.png"))
+    shutil.rmtree(out / PIPE, ignore_errors=True)
+    (out / TRAINED).mkdir(parents=True, exist_ok=True)
+    tour = Tour()
+    for name in ("ddpm", "diffusion-lm", "mask-predict", "vq", "mvtm"):
+        _train(tour, name, out / TRAINED, steps)
+    _pipe(tour, out / PIPE, num)
+    write_file(out / PAGE, tour_page(tour).encode())
     console.info(
         """
 Next:
-  gentool sample ddpm -n 64 --out grid.png       more pictures
-  gentool sample ddpm --sampler ddim --steps 10  in fewer steps
-  gentool sample diffusion-lm | gentool decode mask-predict   sentences, translated
-  gentool train ddpm --data FOLDER               your own images
-  gentool train ddpm --data FOLDER --set data.image_size=64   larger ones
-  gentool --help                                 everything else"""
+  gentool sample ddpm -n 4 --prompt 'a small red circle in the top left' --out grid.png
+  gentool train ddpm --data FOLDER --dry-run     your own images
+  gentool --help                                 everything else
+The tour, for a browser:"""
     )
+    console.result(str(out / PAGE))
+
+
+def _train(tour: "Tour", name: str, folder: Path, steps: int) -> None:
+    """Train the default recipe for a moment, `mvtm` on the tokens of the `vq` before it."""
+    from gentool.render.tour import Training
+
+    run = folder / name
+    tokens = ("--set", f"tokenizer.image={folder / 'vq'}") if name == "mvtm" else ()
+    length = ("--steps", str(steps), "--max-time", MOMENT)
+    _type(tour, "train", name, *length, *SHORT, *tokens, "--out", str(run), "--overwrite")
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    losses = [(record["step"], record["loss"]) for record in records if "loss" in record]
+    tour.trainings.append(Training(name, tour.commands[-1][1], losses))
+    console.info(f"loss {losses[0][1]:.3g} at first, {losses[-1][1]:.3g} at last\n")
+
+
+def _pipe(tour: "Tour", folder: Path, num: int) -> None:
+    """Send captions through the shipped checkpoints: what fails is left out, and said."""
+    captions, translated = folder / "captions.txt", folder / "captions.zh"
+    if not _stage(tour, folder, "sample", "diffusion-lm", "-n", str(num), "--out", str(captions)):
+        return
+    tour.captions = captions.read_text(encoding="utf-8").splitlines()
+    decoded = ("decode", "mask-predict", str(captions), "--out", str(translated))
+    if not _stage(tour, folder, *decoded):
+        return
+    tour.translations = translated.read_text(encoding="utf-8").splitlines()
+    for name in ("ddpm", "mvtm"):
+        drawn = folder / name
+        if _stage(tour, folder, "decode", name, str(translated), "--out", f"{drawn}/"):
+            tour.pictures[name] = [file.read_bytes() for file in sorted(drawn.glob("*.png"))]
+            for what, texts in (("captions", captions), ("translation", translated)):
+                if found := _judge(tour, drawn, texts):
+                    tour.verdicts[name, what] = found
+
+
+def _stage(tour: "Tour", folder: Path, verb: str, backend: str, *arguments: str) -> bool:
+    """Run a command of the pipe and keep how its first sample came about; False: it failed."""
+    from gentool.render import records
+    from gentool.trace import Trace
+
+    kept = folder / f"{backend}.jsonl"
+    if _try(tour, verb, backend, *arguments, "--trace", str(kept)) is None:
+        return False
+    if kept.is_file():
+        trace = records.read(kept)
+        first = trace.frames[0].sample
+        frames = [frame for frame in trace.frames if frame.sample == first]
+        tour.traces[backend] = Trace(trace.facts, frames)
+    return True
+
+
+def _judge(tour: "Tour", images: Path, texts: Path) -> "Verdicts | None":
+    """What `eval scenes` says of pictures beside texts."""
+    from gentool.render.tour import Verdicts
+
+    files = ("--images", f"{images}/", "--captions", str(texts))
+    printed = _try(tour, "eval", "scenes", *files, "--json")
+    if printed is None:
+        return None
+    told = [json.loads(line) for line in printed.splitlines()]
+    each = [record for record in told if record["metric"].startswith("scene_right[")]
+    summary = {record["metric"]: record["value"] for record in told if "[" not in record["metric"]}
+    shares = {r["metric"]: r["value"] for r in told if r["metric"].startswith("scene_accuracy[")}
+    right = [bool(record["value"]) for record in each]
+    return Verdicts(summary | shares, right, [record["settings"]["shows"] for record in each])
+
+
+def _try(tour: "Tour", *arguments: str) -> str | None:
+    """What a command printed; none where it failed, as where no checkpoint is shipped."""
+    try:
+        return _type(tour, *arguments)
+    except (NotFoundError, BadCheckpointError, BadDataError, UsageError) as error:
+        console.warn(f"left out: {error}\n")
+        return None
+
+
+def _type(tour: "Tour", *arguments: str) -> str:
+    """Run a command as if it were typed; what it printed. Raises as the command does."""
+    from gentool.cli.main import app
+
+    console.arguments, command = arguments, shlex.join(["gentool", *arguments])
+    console.info(f"$ {command}")
+    printed, began = io.StringIO(), time.monotonic()
+    quiet = ["--quiet"] if console.quiet else []
+    with redirect_stdout(printed):
+        app([*arguments, *quiet], prog_name="gentool", standalone_mode=False)
+    tour.commands.append((command, time.monotonic() - began))
+    return printed.getvalue()

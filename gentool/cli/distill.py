@@ -84,13 +84,13 @@ def distill(
         given = merge(given, parse_assignment(text))
     if teacher and (others := [key for key in given if key != "data"]):
         raise UsageError(f"--set {others[0]}.…: the teacher is given", "only data.KEY can be set")
-    from gentool.sampling import sentence_bleu_for
+    from gentool.extras import extra
     from gentool.teacher import Config
     from gentool.teacher import distill as corpus
     from gentool.teacher.generate import open_teacher, trained_on
     from gentool.training.signals import stop_request
 
-    sentence_bleu_for("the report")  # is it there? Not to be found out after all that decoding
+    extra("sacrebleu", "the report")  # is it there? Not to be found out after all that decoding
     corpus.check_out(out, overwrite)
     found = open_teacher(teacher, device, precision) if teacher else None
     if teacher:

@@ -12,6 +12,7 @@ from gentool import __version__
 from gentool.cli import options
 from gentool.cli.console import console
 from gentool.errors import GentoolError, MachineError
+from gentool.registry import BACKENDS, BROKEN
 from gentool.resources import shipped
 
 PACKAGES = (
@@ -31,6 +32,7 @@ def doctor(as_json: options.Json = False) -> None:
         "gentool": lambda: f"{__version__} in {Path(__file__).parents[1]}",
         "python": lambda: f"{platform.python_version()} in {sys.prefix}",
         **{name: _version_of(name) for name in PACKAGES},
+        **{f"backend {name}": _backend(name) for name in BACKENDS | BROKEN},
         "device": _device,
         "recipes": _recipes,
         "checkpoints": _checkpoints,
@@ -47,7 +49,7 @@ def doctor(as_json: options.Json = False) -> None:
         if as_json:
             console.record({"check": name, "ok": ok, "about": text})
         else:
-            console.result(f"{'ok ' if ok else 'BAD'} {name:16} {text}")
+            console.result(f"{'ok ' if ok else 'BAD'} {name:20} {text}")
     if bad:
         raise MachineError(f"not in order: {', '.join(bad)}", "reinstall, or see the lines above")
 
@@ -59,6 +61,15 @@ def _version_of(name: str) -> Callable[[], str]:
         return version(name)
 
     return version
+
+
+def _backend(name: str) -> Callable[[], str]:
+    def backend() -> str:
+        if name in BROKEN:
+            raise ImportError(BROKEN[name])
+        return BACKENDS[name]
+
+    return backend
 
 
 def _device() -> str:

@@ -11,6 +11,7 @@ from gentool.cli.figures import Gate, HeldOut, Metric, report
 from gentool.cli.options import value
 from gentool.cli.sample_text import Classifier, Control
 from gentool.evaluate.figures import parse_gate
+from gentool.registry import Options
 
 
 def evaluate(
@@ -82,7 +83,7 @@ def evaluate(
     report(measure(request, metric or []), gate or [], as_json)
 
 
-def absent(module: Any) -> list[str]:
+def absent(module: Options) -> list[str]:
     """The parameters of `evaluate` that are no options of a backend, by its configuration."""
-    names = [] if getattr(module, "TOKENS", False) else ["pictures"]
+    names = [] if module.TOKENS else ["pictures"]
     return names + (["features"] if module.KIND == "text" else ["judge", "control", "classifier"])

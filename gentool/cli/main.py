@@ -68,7 +68,7 @@ def top(
     """Generators that refine a whole output at once, step by step.
 
     \b
-    gentool demo                      see it work, in two minutes
+    gentool demo                      the tour, in a few minutes
     gentool sample ddpm -n 16         pictures from the shipped checkpoint
     gentool train ddpm                train the built-in recipe
     gentool list                      recipes, checkpoints, samplers

@@ -28,13 +28,12 @@ for _backend in BACKENDS:
         _refuse(_backend)
         continue
     _module = options_module(_backend)
-    _tokens = getattr(_module, "TOKENS", False)  # nothing to begin with but masks
     add_command(
         app,
         _backend,
         sample_images if _module.KIND == "images" else sample_text,
         backend=_backend,
-        absent=("init_noise",) if _tokens else (),
+        absent=("init_noise",) if _module.TOKENS else (),  # they begin with masks
         section=_module.SampleConfig,
         panel=f"{_backend} (default: the checkpoint's)",
     )

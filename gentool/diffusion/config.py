@@ -18,7 +18,10 @@ class Denoising:
         choices=("trailing", "leading"),
     )
     eta: float = setting(
-        0.0, "noise of the ddim sampler: 0 = none, 1 = ancestral", low=0.0, high=1.0
+        0.0,
+        "noise of the ddim and dpm++ samplers: 0 = none, 1 = as much as the chain's",
+        low=0.0,
+        high=1.0,
     )
     noise_scale: float = setting(1.0, "factor on the noise added while sampling", low=0.0)
 

@@ -124,14 +124,19 @@ def dpm_solver_pp(
     denoise: Denoise,
     x_T: Tensor,
     chain: Gaussian,
+    rng: Noise,
     *,
+    eta: float = 0.0,
+    noise_scale: float = 1.0,
     steer: Steer | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """DPM-Solver++(2M), Lu et al. 2022b, Algorithm 2: deterministic, second order.
+    """DPM-Solver++(2M), Lu et al. 2022b: of second order. Their Algorithm 2 at eta = 0, without
+    noise; at eta = 1 the same of the reverse SDE (section 5, SDE-DPM-Solver++(2M)).
 
-    x_T: [B, ...] standard normal; returns x_0 [B, ...]. The first step is of first order (DDIM),
-    and so is the last, which ends without noise: there h is infinite.
+    x_T: [B, ...] standard normal; returns x_0 [B, ...]. noise_scale: factor on the noise added.
+    The first step is of first order (DDIM), and so is the last, which ends without noise: there
+    h is infinite.
     """
     alpha, sigma = chain.alpha_bar.sqrt(), (1 - chain.alpha_bar).sqrt()
     lam = alpha.log() - sigma.log()  # half the log of the signal-to-noise ratio
@@ -147,8 +152,14 @@ def dpm_solver_pp(
             if x_0_before is not None:
                 r = (lam[t] - lam[t + 1]) / h
                 D = x_0_hat + (x_0_hat - x_0_before) * float(1 / (2 * r))
-            x_t = float(sigma[t - 1] / sigma[t]) * x_t - float(alpha[t - 1] * torch.expm1(-h)) * D
-            x_t = steer(t, x_t, x_t, torch.zeros(()).to(x_t)) if steer else x_t
+            stays = sigma[t - 1] / sigma[t] * torch.exp(-eta * h)
+            mean = float(stays) * x_t - float(alpha[t - 1] * torch.expm1(-(1 + eta) * h)) * D
+            added = sigma[t - 1] * (-torch.expm1(-2 * eta * h)).sqrt()  # what `stays` lacks
+            spread = noise_scale * added.to(mean)
+            x_t = mean
+            if eta > 0:
+                x_t = mean + spread * rng.normal(*x_t.shape[1:]).to(x_t)
+            x_t = steer(t, x_t, mean, spread) if steer else x_t
         x_0_before = x_0_hat
         if on_step:
             on_step(t, x_t, x_0_hat)
@@ -208,7 +219,10 @@ def sample(
 ) -> Tensor:
     """x_0 [B, ...] by the sampler that `how` names. variance: of the ancestral one."""
     if how.sampler == "dpm++":
-        return dpm_solver_pp(denoise, x_T, chain, steer=steer, on_step=on_step)
+        return dpm_solver_pp(
+            denoise, x_T, chain, rng,
+            eta=how.eta, noise_scale=how.noise_scale, steer=steer, on_step=on_step,
+        )  # fmt: skip
     if how.sampler == "ddim":
         return ddim(
             denoise, x_T, chain, rng,

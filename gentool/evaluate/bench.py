@@ -1,13 +1,14 @@
 """Quality, time and memory for numbers of steps, measured side by side."""
 
 import math
+import re
 import resource
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,22 @@ import torch
 from torch import nn
 
 from gentool.checkpoint.load import Loaded
+from gentool.data.scenes.language import LANGUAGES
+from gentool.data.source import consecutive
+from gentool.data.text import Text
 from gentool.device import pick_device
 from gentool.errors import UsageError, nearest
 from gentool.evaluate.checkpoint import METRICS, measure
+from gentool.evaluate.distances import usual_distance
+from gentool.evaluate.figures import Figure
+from gentool.evaluate.pairs import PairRequest
 from gentool.evaluate.request import Request
+from gentool.protocol import Hypothesis
 from gentool.sampling import draw_samples
 
-OF_NO_SAMPLES = ("loss", "bpd")  # metrics that do not depend on how one samples
+# Metrics that do not depend on how one samples, and one that chooses that itself.
+OF_NO_SAMPLES = ("loss", "bpd", "bound", "reconstruction", "table")
+WARM = 16  # samples, at most, that are drawn for nothing
 
 
 @dataclass
@@ -29,6 +39,7 @@ class TimedRequest(Request):
     """Keeps how long its samples took to draw, without what is measured on them."""
 
     seconds: float = 0.0
+    made: int = 0  # samples
 
     def drawn(self, draw: Callable[..., Iterator[Any]], **more: Any) -> Iterator[Any]:
         batches = super().drawn(draw, **more)
@@ -38,104 +49,137 @@ class TimedRequest(Request):
             self.seconds += time.perf_counter() - began
             if batch is None:
                 return
+            self.made += 1 if isinstance(batch[0], int) else len(batch[0])
             yield batch
 
 
-def quality_metric(loaded: Loaded, name: str | None) -> str | None:
-    """The metric to measure quality by: the one named, else that of scenes where they are what the
-    model makes, else none. Raises UsageError for one that does not depend on the samples."""
-    kind = Request(loaded, None, None, 1, 0, "cpu", 1, None).kind
-    known = [metric for metric in METRICS[kind] if metric not in OF_NO_SAMPLES]
-    if name is None:
-        return "scenes" if "scenes" in known and "scenes" in loaded.config.data.spec else None
-    if name not in known:
-        raise UsageError(f"no metric {name!r} of samples", nearest(name, known))
-    return name
+@dataclass
+class TimedPairs(PairRequest):
+    """Keeps how long its sentences took to decode."""
+
+    seconds: float = 0.0
+    made: int = 0  # sentences
+
+    def decode(self, pairs: Sequence[Text], settings: Any = None) -> list[list[Hypothesis]]:
+        began = time.perf_counter()
+        found = super().decode(pairs, settings)
+        self.seconds += time.perf_counter() - began
+        self.made += len(pairs)
+        return found
 
 
-def bench(request: TimedRequest, metric: str | None, repeats: int, by: str) -> dict[str, Any]:
+Timed = TimedRequest | TimedPairs
+
+
+def quality_metric(request: Request, name: str | None) -> str | None:
+    """The metric to measure quality by: the one named, else what there is something to measure it
+    with for: features, a judge, scenes, references; else none. Raises UsageError for one that does
+    not depend on the samples."""
+    metrics = METRICS[request.kind if request.draws else "pairs"]
+    known = [metric for metric in metrics if metric not in OF_NO_SAMPLES]
+    if name is not None:
+        if name not in known:
+            raise UsageError(f"no metric {name!r} of samples", nearest(name, known))
+        return name
+    if request.features:
+        return usual_distance(request.num)
+    if request.judge:
+        return "judge"
+    if "scenes" in request.loaded.config.data.spec:
+        return "scenes"
+    return None if request.draws else "quality"
+
+
+def bench(request: Timed, metric: str | None, repeats: int, by: str) -> dict[str, Any]:
     """One record: samples drawn `repeats` times with seeds one after the other, what they are
     worth, how long they took and how much they called and kept. by: the library that draws."""
-    loaded = request.loaded
+    loaded, settings = request.loaded, asdict(request.settings)
     device = pick_device(request.device)
-    values, seconds = [], []
+    values, seconds, made = [], [], 0
     name: str | None = None
     _reset_peak(device)
-    with _counted(loaded.network) as calls:
+    with _counted(loaded) as calls:
         for repeat in range(repeats):
-            timed = replace(request, seed=request.seed + repeat, seconds=0.0)
+            timed = replace(request, seed=request.seed + repeat, seconds=0.0, made=0)
             if metric:
-                figure = measure(timed, [metric])[0]
-                name = figure.metric
-                values.append(math.nan if figure.value is None else figure.value)
+                name, value = _quality(measure(timed, [metric]))
+                values.append(value)
             else:
                 _draw(timed)
-            seconds.append(timed.seconds / request.num)
+            seconds.append(timed.seconds / timed.made)
+            made += timed.made
     return {
         "library": by,
         "backend": loaded.run_config.backend,
         "checkpoint": str(loaded.folder),
         "checkpoint_step": loaded.step,
         "parameters": sum(p.numel() for p in loaded.network.parameters()),
-        "steps": request.settings.steps,
-        "sampler": getattr(request.settings, "sampler", None),
+        "steps": settings["steps"],
+        "sampler": settings.get("sampler"),
+        "length_beam": settings.get("length_beam"),
+        "fast": isinstance(request, TimedPairs) and request.how["fast"],
         "metric": name,
         "quality": _mean(values),
-        "quality_deviation": _deviation(values),
+        "quality_deviation": _deviation(values) if request.draws else None,  # others have no seed
         "seconds_per_sample": statistics.median(seconds),
         "seconds_least": min(seconds),
         "seconds_most": max(seconds),
-        "calls_per_sample": calls[0] / (repeats * request.num) or None,
+        "calls_per_sample": calls[0] / made,
         "peak_memory_mb": round(_peak(device) / 2**20, 1),
-        "num": request.num,
+        "num": made // repeats,
         "repeats": repeats,
-        "seed": request.seed,
-        "batch_size": request.batch_size,
+        "seed": request.seed if request.draws else None,
+        "batch_size": request.batch_size if request.draws else None,
+        "batch_tokens": request.batch_tokens if isinstance(request, TimedPairs) else None,
         "device": device.type,
         "precision": request.precision or "default",
         "threads": torch.get_num_threads(),
     }
 
 
-def warm_up(request: TimedRequest) -> None:
+def warm_up(request: Timed) -> None:
     """Draw one batch for nothing: the first is slower than those after it."""
-    _draw(replace(request, num=min(request.num, request.batch_size)))
+    _draw(replace(request, num=min(request.num, WARM)))
 
 
-def varied(settings: Any, steps: Sequence[int], samplers: Sequence[str]) -> list[Any]:
-    """`settings` with every sampler and number of steps; no sampler named: its own.
-
-    Raises UsageError for a sampler that the backend has not.
-    """
-    if samplers and not hasattr(settings, "sampler"):
-        raise UsageError(f"--sampler {','.join(samplers)}: this backend has but one")
-    field = type(settings).__dataclass_fields__.get("sampler")
-    for sampler in samplers:
-        if field and sampler not in field.metadata["choices"]:
-            raise UsageError(
-                f"--sampler cannot be {sampler!r}", nearest(sampler, field.metadata["choices"])
-            )
-    each = [replace(settings, sampler=sampler) for sampler in samplers] or [settings]
-    return [replace(one, steps=n) for one in each for n in steps]
-
-
-def _draw(request: TimedRequest) -> None:
-    if request.kind == "images":
-        for _ in request.drawn(draw_samples):
-            pass
-    else:
+def _draw(request: Timed) -> None:
+    """Samples that are not looked at; pictures of held-out captions, where the model reads any."""
+    if isinstance(request, TimedPairs):
+        request.decode(request.held_out_texts(request.held_out()[0]))
+    elif request.kind == "text":
         assert request.texts
+    else:
+        given = {}
+        if captions := request.loaded.backend.captions:
+            n = request.num
+            lines = [found.caption for found in consecutive(request.held_out()[0], 0, n)]
+            given["text"] = captions.rows((n * lines)[:n])
+        for _ in request.drawn(draw_samples, given=given):
+            pass
+
+
+def _quality(figures: Sequence[Figure]) -> tuple[str, float]:
+    """Name and value of the first figure; of captions in several languages that of them all."""
+    first = figures[0].metric
+    name = _spoken(first)
+    same = [f.value for f in figures if f.metric == first or name == _spoken(f.metric) != f.metric]
+    return name, statistics.mean(math.nan if value is None else value for value in same)
+
+
+def _spoken(metric: str) -> str:
+    """ "scene_accuracy[test-en]" without the language."""
+    return re.sub(rf"^(scene_accuracy\[[\w-]+)-({'|'.join(LANGUAGES)})]$", r"\1]", metric)
 
 
 @contextmanager
-def _counted(network: nn.Module) -> Iterator[list[int]]:
+def _counted(loaded: Loaded) -> Iterator[list[int]]:
     """How many rows the network is called with in the block, in a list of one."""
     calls = [0]
 
     def count(_: nn.Module, arguments: tuple[Any, ...]) -> None:
         calls[0] += len(arguments[0])
 
-    hook = network.register_forward_pre_hook(count)
+    hook = loaded.network.get_submodule(loaded.backend.called).register_forward_pre_hook(count)
     try:
         yield calls
     finally:

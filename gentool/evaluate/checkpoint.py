@@ -9,6 +9,7 @@ from gentool.evaluate import images, pairs, texts, tokens, twin
 from gentool.evaluate.distances import usual_distance
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.request import Request
+from gentool.registry import backend_options
 from gentool.training.validation import validation_loss
 
 
@@ -50,7 +51,6 @@ METRICS: dict[str, dict[str, Metric]] = {
         "table": pairs.table,
     },
 }
-NEEDS = {"bpd": "bound", "reconstruction": "image"}  # of the backend
 # Measured when asked for: they take long, or another package.
 SLOW = ("bpd", "bound", "self-bleu", "table")
 
@@ -61,8 +61,9 @@ def measure(request: Request, names: Sequence[str]) -> list[Figure]:
     Raises UsageError for an unknown metric.
     """
     metrics = dict(METRICS[request.kind if request.draws else "pairs"])
-    for name, part in NEEDS.items():
-        if not hasattr(request.loaded.backend, part):
+    options = backend_options(request.loaded.run_config.backend)
+    for name, has in {"bpd": options.BOUND, "reconstruction": options.TOKENS}.items():
+        if not has:
             metrics.pop(name, None)
     is_scenes = "scenes" in request.loaded.config.data.spec or getattr(request, "of_scenes", False)
     for name in names:

@@ -19,6 +19,7 @@ from gentool.checkpoint.atomic import write_file
 from gentool.checkpoint.weights import load_tensors, save_tensors
 from gentool.errors import GentoolError, UsageError
 from gentool.evaluate.extractors import Extractor
+from gentool.extras import extra
 from gentool.rng import torch_seed
 
 LEAST = 50  # samples that KID takes
@@ -126,11 +127,6 @@ def _colour(batch: Tensor) -> Tensor:
 
 
 def _library() -> Any:
-    try:
-        from torchmetrics import image
-        from torchmetrics.image import fid, kid  # noqa: F401
-    except ImportError:
-        raise UsageError(
-            "fid and kid need torchmetrics, which is not installed", "pip install 'gentool[eval]'"
-        ) from None
-    return image
+    for metric in ("fid", "kid"):
+        extra(f"torchmetrics.image.{metric}", "fid and kid")
+    return extra("torchmetrics.image", "fid and kid")

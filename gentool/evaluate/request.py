@@ -13,7 +13,7 @@ from gentool.data.source import Data
 from gentool.data.stream import open_stream
 from gentool.data.text import Text, open_texts
 from gentool.evaluate.figures import Figure
-from gentool.registry import draws, options_module
+from gentool.registry import backend_options
 from gentool.sampling import draw_texts
 from gentool.training.validation import SEED
 
@@ -39,12 +39,12 @@ class Request:
     @property
     def kind(self) -> str:
         """What the backend makes: images or text."""
-        return str(options_module(self.loaded.run_config.backend).KIND)
+        return backend_options(self.loaded.run_config.backend).KIND
 
     @property
     def draws(self) -> bool:
         """Whether there are samples; else the backend makes targets of sources."""
-        return draws(self.loaded.run_config.backend)
+        return backend_options(self.loaded.run_config.backend).DRAWS
 
     @cached_property
     def texts(self) -> list[str]:

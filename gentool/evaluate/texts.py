@@ -16,8 +16,8 @@ from gentool.errors import BadDataError, UsageError
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.request import Request
 from gentool.evaluate.scenes import described
+from gentool.extras import extra
 from gentool.rng import BatchRng, seed_of
-from gentool.sampling import sentence_bleu_for
 from gentool.tokenizers.words import split
 from gentool.training.validation import BATCH, held_out_examples
 
@@ -187,7 +187,7 @@ def _pairs(rows: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
 def self_bleu_figures(texts: Sequence[str]) -> dict[str, float | None]:
     """self_bleu (Zhu et al. 2018): the mean BLEU, 0 to 100, of each of the first texts against all
     others of them; undefined for a single one."""
-    bleu = sentence_bleu_for("self-bleu")
+    bleu = extra("sacrebleu", "self-bleu").sentence_bleu
     rows = [" ".join(split(text)) for text in texts[:MOST_COMPARED]]
     if len(rows) < 2:
         return {"self_bleu": None}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gentool.errors import UsageError
 from gentool.evaluate.texts import repetition
+from gentool.extras import extra
 
 TOKENIZERS = ("13a", "zh", "char", "intl", "none")
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
@@ -28,17 +29,12 @@ def scores(
     BLEU finds words; by default `zh` where the references are Chinese, else `13a`. Raises
     UsageError, also where sacrebleu is not installed.
     """
-    try:
-        from sacrebleu.metrics import BLEU, CHRF
-    except ImportError:
-        raise UsageError(
-            "BLEU and chrF need sacrebleu, which is not installed", "pip install 'gentool[eval]'"
-        ) from None
+    sacrebleu = extra("sacrebleu.metrics", "BLEU and chrF")
     if tokenize not in ("", *TOKENIZERS):
         raise UsageError(f"--tokenize {tokenize}", f"known: {', '.join(TOKENIZERS)}")
     found = {}
-    bleu = BLEU(tokenize=tokenize or ("zh" if _is_chinese(references[0]) else "13a"))
-    for name, metric in {"bleu": bleu, "chrf": CHRF()}.items():
+    bleu = sacrebleu.BLEU(tokenize=tokenize or ("zh" if _is_chinese(references[0]) else "13a"))
+    for name, metric in {"bleu": bleu, "chrf": sacrebleu.CHRF()}.items():
         value = metric.corpus_score(list(hypotheses), [list(texts) for texts in references]).score
         found[name] = Score(value, str(metric.get_signature()))
     return found | {"repetition": Score(repetition(hypotheses))}

@@ -1,11 +1,17 @@
-"""Sections of settings that several backends share: what reads captions, and how large an
-encoder-decoder is. Imports no torch."""
+"""Settings that networks of several backends share: what reads captions, attention heads, and how
+large an encoder-decoder is. Imports no torch."""
 
 from dataclasses import dataclass
 
 from gentool.errors import UsageError
 from gentool.settings import setting
 from gentool.tokenizers.config import TokenizerConfig
+
+
+def check_heads(section: str, name: str, width: int, heads: int) -> None:
+    """Raise UsageError for attention heads that do not share the width `section.name` evenly."""
+    if width % heads:
+        raise UsageError(f"{section}.heads {heads} does not divide {section}.{name} {width}")
 
 
 @dataclass
@@ -25,10 +31,7 @@ class TextConfig:
     heads: int = setting(4, "attention heads of the transformer", low=1)
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise UsageError(
-                f"model.text.heads {self.heads} does not divide model.text.width {self.width}"
-            )
+        check_heads("model.text", "width", self.width, self.heads)
         if (self.encoder == "pretrained") != bool(self.name):
             raise UsageError(
                 f"model.text.encoder is {self.encoder!r}, model.text.name is {self.name!r}",
@@ -54,5 +57,4 @@ class EncoderDecoderConfig:
     dropout: float = setting(0.3, "dropout", low=0.0, high=0.9)
 
     def __post_init__(self) -> None:
-        if self.hidden % self.heads:
-            raise UsageError(f"model.heads {self.heads} does not divide model.hidden {self.hidden}")
+        check_heads("model", "hidden", self.hidden, self.heads)

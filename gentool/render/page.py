@@ -10,32 +10,62 @@ from gentool.render.records import frame_record
 from gentool.trace import Trace
 
 _NAMES = {"x_t": "x_t, on its way", "x_0_hat": "x_0_hat, where it seems to lead"}
-_SHADE = (
+SHADE = (
     "The more colour behind a token, the likelier it is; an underlined one has changed since the "
     "step before; one in dashes is masked and will be drawn again."
 )
 _PICTURES = "What each step has made, from the first to the last."
+_KEYS = (
+    "<kbd>←</kbd> <kbd>→</kbd> a step back or on, <kbd>Home</kbd> <kbd>End</kbd> first and last, "
+    "<kbd>Space</kbd> plays and stops. This page holds all it shows and asks for nothing."
+)
 
 
 def page(trace: Trace) -> str:
     """The file. Without scripts it shows the last step; its text tells all but the pictures."""
+    title = html.escape(f"{trace.facts['verb']} {trace.facts['backend']}, step by step")
+    facts = "\n".join(_fact(name, value) for name, value in _told(trace.facts).items())
+    legend = SHADE if any(frame.view.tokens for frame in trace.frames) else _PICTURES
+    return filled(
+        title,
+        f"<header>\n<h1>{title}</h1>\n<dl>\n{facts}\n</dl>\n</header>\n"
+        f"<main>\n{player(trace)}\n</main>\n"
+        f"<footer>\n<p>{legend}</p>\n<p>{_KEYS}</p>\n</footer>",
+    )
+
+
+def filled(title: str, body: str, style: str = "") -> str:
+    """A page that holds all it shows: `body`, which may have players, with `style` of its own."""
+    parts = {"title": title, "body": body}
+    parts |= {"style": part("page.css") + style, "script": part("player.js")}
+    return re.sub("@([a-z]+)@", lambda match: parts[match[1]], part("page.html"))
+
+
+def player(trace: Trace) -> str:
+    """The samples of a trace with a slider over their steps; a page may have several."""
     records = [frame_record(frame) for frame in trace.frames]
     last = {record["sample"]: record for record in records}
-    has_tokens = any(record["tokens"] for record in records)
+    total = int(trace.facts["steps"])
     is_text = any(t["words"] for record in records for t in record["tokens"].values())
-    facts = trace.facts
-    parts = {
-        "title": html.escape(f"{facts['verb']} {facts['backend']}, step by step"),
-        "facts": "\n".join(_fact(name, value) for name, value in _told(facts).items()),
-        "kind": "text" if is_text else "pictured",
-        "samples": "\n".join(_section(record, facts["steps"]) for record in last.values()),
-        "legend": _SHADE if has_tokens else _PICTURES,
-        "total": str(facts["steps"]),
-        # No text of the trace can end the script that holds it.
-        "frames": json.dumps(records, ensure_ascii=False).replace("<", "\\u003c"),
-    }
-    template = (files("gentool.render") / "page.html").read_text(encoding="utf-8")
-    return re.sub("@([a-z]+)@", lambda match: parts[match[1]], template)
+    sections = "\n".join(_section(record, total) for record in last.values())
+    # No text of the trace can end the script that holds it.
+    frames = json.dumps(records, ensure_ascii=False).replace("<", "\\u003c")
+    return f"""<div class="trace" data-total="{total}">
+<div class="controls" hidden>
+<button type="button">Play</button>
+<label>Step <input type="range" min="0" step="1"></label>
+<output></output>
+</div>
+<div class="samples {"text" if is_text else "pictured"}">
+{sections}
+</div>
+<script type="application/json" class="frames">{frames}</script>
+</div>"""
+
+
+def part(name: str) -> str:
+    """A file beside this one that pages are made of."""
+    return (files("gentool.render") / name).read_text(encoding="utf-8")
 
 
 def _told(facts: dict[str, Any]) -> dict[str, str]:

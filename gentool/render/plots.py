@@ -7,6 +7,7 @@ from typing import Any
 
 from gentool.checkpoint.atomic import write_file
 from gentool.errors import BadDataError, UsageError
+from gentool.extras import extra
 
 ENDINGS = (".png", ".svg", ".pdf")
 PANELS = {
@@ -58,14 +59,14 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
 
 
 def quality_against_time(records: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw what `gentool bench` recorded: a line for each checkpoint and sampler, a point for each
-    number of steps, with its spread. Raises BadDataError where nothing has a quality."""
+    """Draw what `gentool bench` recorded: a line for each checkpoint and way of sampling, a point
+    for each number of steps, with its spread. Raises BadDataError where nothing has a quality."""
     lines: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         if record["quality"] is not None:
-            sampler = f", {record['sampler']}" if record["sampler"] else ""
             by = "" if record["library"] == "gentool" else f"{record['library']}, "
-            name = f"{by}{record['backend']} {Path(record['checkpoint']).name}{sampler}"
+            how = f", {way(record)}" if way(record) else ""
+            name = f"{by}{record['backend']} {Path(record['checkpoint']).name}{how}"
             lines.setdefault(f"{name}: {record['metric']}", []).append(record)
     if not lines:
         raise BadDataError("no record has a quality to draw", "gentool bench ... --metric NAME")
@@ -95,6 +96,13 @@ def quality_against_time(records: Sequence[Mapping[str, Any]], path: Path) -> No
     save(figure, path)
 
 
+def way(record: Mapping[str, Any]) -> str:
+    """How the samples of a record came about, beside the number of steps."""
+    if record["length_beam"]:
+        return f"beam {record['length_beam']}" + (", fast" if record["fast"] else "")
+    return record["sampler"] or ""
+
+
 def finish(axes: Any, title: str, x: str) -> None:
     """What all plots share."""
     axes.set_title(title, fontsize=11)
@@ -113,10 +121,5 @@ def save(figure: Any, path: Path) -> None:
 
 def _figure(width: float, height: float) -> Any:
     """An empty figure, inches wide and high. Raises UsageError where there is no matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError(
-            "--plot needs matplotlib, which is not installed", "pip install 'gentool[eval]'"
-        ) from None
-    return Figure((width, height), layout="constrained")
+    matplotlib = extra("matplotlib.figure", "--plot")
+    return matplotlib.Figure((width, height), layout="constrained")

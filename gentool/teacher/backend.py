@@ -26,6 +26,9 @@ SHOWN = 16  # sentences of a preview
 class Backend:
     """Implements gentool.protocol.Backend, and `teacher` for what translates with it."""
 
+    captions = None
+    called = ""
+
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.source = source_side(tokenizer)

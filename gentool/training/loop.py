@@ -27,9 +27,9 @@ from gentool.data.buckets import Buckets
 from gentool.data.loader import Loaded, Loader
 from gentool.data.stream import open_stream
 from gentool.errors import Interrupted, NonFiniteError, Terminated
+from gentool.extras import extra
 from gentool.protocol import Backend, Reporter
 from gentool.rng import BatchRng, torch_seed
-from gentool.sampling import sentence_bleu_for
 from gentool.training.config import TrainConfig
 from gentool.training.optimizer import ema_update, learning_rate, load_optimizer, make_optimizer
 from gentool.training.run import Log
@@ -77,7 +77,7 @@ class Trainer:
         self.buckets = Buckets(self.loader, tokens, rank, world) if tokens else None
         self.average = getattr(self.train, "average_best", 0)
         if self.average:
-            sentence_bleu_for("train.average_best")  # is it there? Not to be found out later
+            extra("sacrebleu", "train.average_best")  # is it there? Not to be found out later
         batches = self.train.accumulate * world
         # What a step sees: so many examples, or batches of so many tokens.
         self.per_step = batches if tokens else batches * self.train.batch_size

@@ -12,7 +12,7 @@ from gentool.settings import setting
 from gentool.tokenizers.config import TokenizerConfig
 from gentool.training.config import TrainConfig
 
-KIND = "images"  # what it makes
+KIND, DRAWS, TOKENS, BOUND = "images", True, False, True  # see gentool.registry.Options
 
 
 @dataclass
@@ -108,6 +108,11 @@ class DecodeConfig(SampleConfig):
 
     jump: int = setting(10, "an edit: steps walked before noise is added again (10)", low=1)
     resample: int = setting(10, "an edit: times each such stretch is walked (10)", low=1)
+
+    @property
+    def passes(self) -> int:
+        """How often an edit walks each step."""
+        return self.resample
 
 
 @dataclass

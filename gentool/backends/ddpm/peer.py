@@ -42,7 +42,7 @@ class Peer(Backend):
         schedulers have no word for."""
         self._check_sample(sample, None, None)
         if sample.noise_scale != 1.0 or (sample.eta and sample.sampler != "ddim"):
-            raise UsageError("--against diffusers takes neither noise scale nor another's eta")
+            raise UsageError("--against diffusers takes no noise scale, and an eta of ddim alone")
         kind = getattr(importlib.import_module(NAME), SCHEDULERS[sample.sampler])
         scheduler = kind.from_config(
             self.pipeline.scheduler.config, timestep_spacing=sample.spacing

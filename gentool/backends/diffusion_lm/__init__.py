@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from gentool.data.config import TextData
 from gentool.diffusion.config import Denoising
 from gentool.errors import UsageError
+from gentool.nn.config import check_heads
 from gentool.settings import setting
 from gentool.tokenizers.config import TokenizerConfig
 from gentool.training.config import TrainConfig
 
-KIND = "text"  # what it makes
+KIND, DRAWS, TOKENS, BOUND = "text", True, False, True  # see gentool.registry.Options
 
 
 @dataclass
@@ -27,8 +28,7 @@ class ModelConfig:
     time_features: int = setting(128, "sines and cosines that tell the noise level", low=2)
 
     def __post_init__(self) -> None:
-        if self.hidden % self.heads:
-            raise UsageError(f"model.heads {self.heads} does not divide model.hidden {self.hidden}")
+        check_heads("model", "hidden", self.hidden, self.heads)
         if self.time_features % 2:
             raise UsageError(f"model.time_features is even, got {self.time_features}")
 

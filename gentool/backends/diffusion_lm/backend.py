@@ -44,6 +44,9 @@ CLOSE = 0.05  # embeddings nearer to one another than this share of their norm h
 class Backend:
     """Implements gentool.protocol.Backend, and `draw` for the text verbs."""
 
+    captions = None
+    called = ""
+
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.length = config.data.length

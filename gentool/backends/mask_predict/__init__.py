@@ -13,7 +13,7 @@ from gentool.settings import setting
 from gentool.tokenizers.config import PairTokenizerConfig
 from gentool.training.config import PairTrainConfig, TokensLossConfig
 
-KIND = "text"  # what it makes; without a SampleConfig, only of other text
+KIND, DRAWS, TOKENS, BOUND = "text", False, False, False  # see gentool.registry.Options
 
 
 @dataclass

@@ -37,6 +37,9 @@ BATCH_TOKENS = 4096  # decoded at a time in training, candidates and padding inc
 class Backend:
     """Implements gentool.protocol.Backend, and `translate` for the text verbs."""
 
+    captions = None
+    called = "decoder.0"
+
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.source = source_side(tokenizer)

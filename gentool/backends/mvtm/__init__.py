@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 
 from gentool.data.config import ImageData
 from gentool.errors import UsageError
-from gentool.nn.config import TextConfig
+from gentool.nn.config import TextConfig, check_heads
 from gentool.settings import setting
 from gentool.tokenizers.config import PictureTokens
 from gentool.training.config import TrainConfig
 
-KIND = "images"  # what it makes
-TOKENS = True  # of which it makes them
+KIND, DRAWS, TOKENS, BOUND = "images", True, True, False  # see gentool.registry.Options
 
 
 @dataclass
@@ -35,8 +34,7 @@ class ModelConfig:
             raise UsageError(
                 "model.classes and model.text are two ways to say what to draw", "choose one"
             )
-        if self.hidden % self.heads:
-            raise UsageError(f"model.heads {self.heads} does not divide model.hidden {self.hidden}")
+        check_heads("model", "hidden", self.hidden, self.heads)
 
 
 @dataclass
@@ -91,6 +89,11 @@ class DecodeConfig(SampleConfig):
         "an edit: keep the picture's own pixels outside the region; without it they come back as "
         "the tokenizer reconstructs them",
     )
+
+    @property
+    def passes(self) -> int:
+        """How often an edit walks each step."""
+        return 1
 
 
 @dataclass

@@ -41,6 +41,7 @@ from gentool.trace import OnStep, View
 class Backend(Conditioned):
     """Implements gentool.protocol.Backend, and `draw` for the image verbs."""
 
+    called = ""
     drop_setting = "masking.drop_condition"
 
     def __init__(self, config: Config, tokenizer: PictureTokenizer) -> None:
@@ -147,6 +148,7 @@ class Backend(Conditioned):
             tokens[self._hidden(hole, sample.strength, rng)] = self.mask
 
         def after(step: int, ids: Tensor, _: Tensor, again: Tensor, p: Tensor) -> None:
+            again = again & (step + 1 < sample.steps)  # what the last step drew stays
             if on_step:
                 on_step(lambda rows: self._views(ids[list(rows)], p[list(rows)], again[list(rows)]))
 

@@ -21,6 +21,8 @@ class Backend:
     """Implements gentool.protocol.Backend. Raises UsageError where widths do not fit."""
 
     tokenizer = None
+    captions = None
+    called = ""
 
     def __init__(self, config: Config) -> None:
         self.config = config

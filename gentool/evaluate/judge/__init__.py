@@ -6,7 +6,7 @@ The configuration; imports no torch. The network is that of transformers, from s
 from dataclasses import dataclass, field
 
 from gentool.data.config import TextData
-from gentool.errors import UsageError
+from gentool.nn.config import check_heads
 from gentool.settings import setting
 from gentool.tokenizers.config import TokenizerConfig
 from gentool.training.config import TrainConfig
@@ -22,8 +22,7 @@ class ModelConfig:
     dropout: float = setting(0.1, "dropout", low=0.0, high=0.9)
 
     def __post_init__(self) -> None:
-        if self.hidden % self.heads:
-            raise UsageError(f"model.heads {self.heads} does not divide model.hidden {self.hidden}")
+        check_heads("model", "hidden", self.hidden, self.heads)
 
 
 @dataclass

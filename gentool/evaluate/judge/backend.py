@@ -24,6 +24,9 @@ BATCH = 64  # texts judged at a time
 class Backend:
     """Implements gentool.protocol.Backend, and `judged` for eval."""
 
+    captions = None
+    called = ""
+
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.length = config.data.length

@@ -24,6 +24,8 @@ class Backend:
     """Implements gentool.protocol.Backend: `gentool train vq`."""
 
     tokenizer = None  # it is one
+    captions = None
+    called = ""
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -9,6 +9,7 @@ from typing import Any
 
 from gentool.data.config import TextData
 from gentool.errors import BadDataError, UsageError
+from gentool.nn.config import check_heads
 from gentool.settings import setting
 from gentool.tokenizers.config import TokenizerConfig
 from gentool.training.config import TrainConfig
@@ -39,8 +40,7 @@ class ModelConfig:
     values: tuple[str, ...] = setting((), "attribute=value it knows; empty: all in the data")
 
     def __post_init__(self) -> None:
-        if self.hidden % self.heads:
-            raise UsageError(f"model.heads {self.heads} does not divide model.hidden {self.hidden}")
+        check_heads("model", "hidden", self.hidden, self.heads)
 
 
 @dataclass

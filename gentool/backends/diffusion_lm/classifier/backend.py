@@ -28,6 +28,9 @@ from gentool.tokenizers import Tokenizer
 class Backend:
     """Implements gentool.protocol.Backend, and `control_nll` for the diffusion-lm it is of."""
 
+    captions = None
+    called = ""
+
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.length = config.data.length
