@@ -54,7 +54,7 @@ CIFAR = "airplane automobile bird cat deer dog frog horse ship truck".split()
 PAIRS = [("a man in a yard", "ein mann in einem hof"), ("two dogs run", "zwei hunde laufen")]
 RUNS = {  # that pages take for granted: name -> what is trained
     **dict.fromkeys(("mine", "a", "b", "other", "ddpm-scenes-text"), "ddpm"),
-    "mvtm-scenes": "mvtm", "judge-scenes": "judge",
+    "mvtm-scenes": "mvtm", "judge-scenes": "judge", "t": "teacher",
 }  # fmt: skip
 N = 12  # pictures and captions
 

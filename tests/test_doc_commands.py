@@ -151,7 +151,7 @@ def laid(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resources, "_PACKAGE", folder / "package")
         patch.setattr(holdout, "ENOUGH", 500)
-        for name in ("ddpm", "mvtm", "judge"):
+        for name in ("ddpm", "mvtm", "judge", "teacher"):
             out = folder / "package" / "checkpoints" / f"{name}-scenes"
             assert run(["train", name, "--steps", "2", "--quiet", "--out", str(out)]) == 0
     for name, what in desk.RUNS.items():

@@ -227,6 +227,8 @@ def written(monkeypatch):
     """A backend that is called "written"."""
 
     class Backend:
+        captions = None
+
         def __init__(self, config, tokenizer):
             self.tokenizer = tokenizer
 
