@@ -129,6 +129,16 @@ def test_sampling_settings_that_stay_behind_are_named(theirs, cli, tmp_path):
     assert done.code == 0 and "steps 5, sampler ddim" in done.err
 
 
+def test_a_shifted_chain_has_no_name_there(theirs, cli, tmp_path):
+    out = tmp_path / "a"
+    assert cli("import", "diffusers", theirs, "--out", out).code == 0
+    tree = json.loads((out / "config.json").read_text())
+    tree["config"]["diffusion"]["shift"] = 2.0
+    (out / "config.json").write_text(json.dumps(tree))
+    done = cli("export", "diffusers", out, "--out", tmp_path / "b")
+    assert done.code == 4 and "diffusion.shift = 2.0" in done.err
+
+
 def test_exit_codes(theirs, tiny_run, cli, tmp_path):
     full = tmp_path / "full"
     full.mkdir()

@@ -11,7 +11,7 @@ import torch
 from tensors import SHAPE, normal
 
 from gentool.diffusion.gaussian import SPACINGS, Gaussian, at
-from gentool.diffusion.schedules import SCHEDULES
+from gentool.diffusion.schedules import SCHEDULES, shifted_betas
 
 T = 1000
 CHAINS = [("linear", 1000), ("linear", 4000), ("cosine", 1000), ("cosine", 4000)]
@@ -66,6 +66,14 @@ def test_betas_are_float64_and_never_above_the_cap(schedule: str, steps: int) ->
     assert betas.dtype == torch.float64 and betas.shape == (steps,)
     assert betas.min() > 0 and betas.max() <= 0.999
     assert bool((betas.diff() >= 0).all())
+
+
+@pytest.mark.parametrize("schedule, steps", CHAINS)
+def test_a_shifted_chain_has_that_much_more_noise_at_every_step(schedule: str, steps: int) -> None:
+    betas = SCHEDULES[schedule](steps)
+    assert shifted_betas(betas, 1.0) is betas
+    plain, shifted = Gaussian(betas), Gaussian(shifted_betas(betas, 4.0))
+    torch.testing.assert_close(shifted.snr, plain.snr / 16, rtol=1e-6, atol=0)
 
 
 def test_the_noise_of_step_0_depends_on_the_number_of_steps() -> None:

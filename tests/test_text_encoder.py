@@ -74,6 +74,21 @@ def test_what_is_encoded_depends_on_the_caption_and_not_on_padding(words):
     assert (a.pooled[0] - a.pooled[2]).abs().max() > 0.01
 
 
+def test_a_fresh_encoder_tells_apart_who_is_what(words):
+    """In two captions of the same words: what a picture teaches of their order is faint."""
+    some = captions(words)
+    with torch_seed("test"):
+        encoder = some.encoder().eval()
+    there, back = ("a red circle is above a blue square", "a blue circle is above a red square")
+    with torch.no_grad():
+        told = encoder(*some.told(some.rows([there, back])))
+        encoder.nearby.weight.zero_()
+        bag = encoder(*some.told(some.rows([there, back])))
+    circle = 3  # bos, a, red or blue, circle
+    apart, hardly = ((e.sequence[0] - e.sequence[1])[circle].norm() for e in (told, bag))
+    assert apart > 2 * hardly
+
+
 def test_gradients_reach_the_tokens_of_the_caption_alone(words):
     some = captions(words)
     encoder = some.encoder()

@@ -37,6 +37,20 @@ def sqrt_betas(T: int) -> Tensor:
     return torch.tensor(betas, dtype=torch.float64)
 
 
+def shifted_betas(betas: Tensor, shift: float) -> Tensor:
+    """The chain whose signal-to-noise ratio is that of `betas` divided by shift². [T]
+
+    Hoogeboom et al. 2023, section 3.1: what is large in a picture is seen through more noise, so
+    its chain needs more of it.
+    """
+    if shift == 1:
+        return betas
+    alpha_bar = torch.cumprod(1 - betas, dim=0)
+    alpha_bar = alpha_bar / (alpha_bar + shift**2 * (1 - alpha_bar))
+    before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
+    return 1 - alpha_bar / before
+
+
 SCHEDULES: dict[str, Callable[[int], Tensor]] = {
     "linear": linear_betas,
     "cosine": cosine_betas,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentool.errors import BadCheckpointError, MachineError, NotFoundError, UsageError
@@ -72,8 +73,9 @@ class Captions:
 class TextEncoder(nn.Module):
     """Encoded = TextEncoder(tokens, mask); tokens are ids [B, L], or vectors [B, L, F].
 
-    Of ids: a small pre-norm transformer. Of vectors, which a pretrained encoder has made: a
-    projection to the width that the network wants. The pooled vector is the mean over tokens.
+    Of ids: a convolution over neighbours and a small pre-norm transformer. Of vectors, which a
+    pretrained encoder has made: a projection to the width that the network wants. The pooled
+    vector is the mean over tokens.
     """
 
     def __init__(self, config: TextConfig, vocabulary: int, features: int = 0) -> None:
@@ -86,6 +88,9 @@ class TextEncoder(nn.Module):
         else:
             self.tokens = nn.Embedding(vocabulary, D)
             self.positions = nn.Parameter(0.02 * torch.randn(config.length, D))
+            # Which words belong together is a matter of neighbours. Attention alone, trained by
+            # what a picture gives away of its caption, stays a bag of words for very long.
+            self.nearby = nn.Conv1d(D, D, 9, padding=4)
             # Captions say how a picture is to be, in few words: there is nothing to drop out.
             self.layers = nn.ModuleList(
                 nn.TransformerEncoderLayer(
@@ -98,13 +103,14 @@ class TextEncoder(nn.Module):
         self.pool = nn.Linear(D, D)
 
     def forward(self, tokens: Tensor, mask: Tensor) -> Encoded:
+        kept = mask[:, :, None]  # [B, L, 1]
         h = self.tokens(tokens)  # [B, L, D]
         if self.layers:
-            h = h + self.positions
+            h = (h + self.positions) * kept
+            h = h + F.gelu(self.nearby(h.transpose(1, 2))).transpose(1, 2)
         for layer in self.layers:
             h = layer(h, src_key_padding_mask=~mask)
         h = self.norm(h)
-        kept = mask[:, :, None].to(h.dtype)
         mean = (h * kept).sum(dim=1) / kept.sum(dim=1)  # [B, D]
         return Encoded(h, mask, self.pool(mean))
 

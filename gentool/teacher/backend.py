@@ -1,62 +1,39 @@
 """The teacher for the training loop, and what it makes of sources."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentool.data.holdout import text_train_and_validation
-from gentool.data.rows import Pair, padded, pair
-from gentool.data.source import Data, Source
-from gentool.data.text import Text, is_pairs
-from gentool.errors import UsageError
+from gentool.data.pairs import OfPairs
+from gentool.data.rows import Pair, padded
 from gentool.protocol import Batch
 from gentool.rng import BatchRng
 from gentool.teacher import Config
 from gentool.teacher.generate import Teacher
 from gentool.teacher.network import TeacherTransformer
-from gentool.tokenizers import Tokenizer, source_side
-
-SHOWN = 16  # sentences of a preview
+from gentool.tokenizers import Tokenizer
 
 
-class Backend:
+class Backend(OfPairs):
     """Implements gentool.protocol.Backend, and `teacher` for what translates with it."""
 
-    captions = None
     called = ""
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
-        self.config, self.tokenizer = config, tokenizer
-        self.source = source_side(tokenizer)
-        self.src_pad, self.pad = self.source.special("pad"), tokenizer.special("pad")
-        if not is_pairs(config.data):
-            raise UsageError(
-                "a teacher learns from pairs of texts, and these data are single texts",
-                "--data SOURCE,TARGET (parallel lines), or a table with --set "
-                "data.source_column=NAME",
-            )
+        super().__init__(config.data, tokenizer)
+        self.config = config
 
     def network(self) -> nn.Module:
-        joint = self.source is self.tokenizer
         return TeacherTransformer(
             self.config.model,
             tgt_size=self.tokenizer.size,
-            src_size=0 if joint else self.source.size,
-            length=self.config.data.length,
+            src_size=0 if self.joint else self.source.size,
+            length=self.data.length,
             specials=(self.pad, self.tokenizer.special("bos"), self.tokenizer.special("eos")),
         )
-
-    def sources(self) -> tuple[Data, Data]:
-        return text_train_and_validation(self.config.data)
-
-    def prepare(
-        self, source: Source[Text], index: int, rng: torch.Generator, augment: bool
-    ) -> Pair:
-        return pair(source, index, self.tokenizer, self.config.data)
 
     def collate(self, examples: Sequence[Pair], rng: BatchRng) -> Batch:
         src_ids = padded([example.src_ids for example in examples], self.src_pad)
@@ -83,33 +60,21 @@ class Backend:
         # The mean over the batch is that over its tokens, so that each counts the same.
         return {"tokens": (each * is_target).sum(dim=1) / is_target.sum() * len(each)}
 
-    def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
-        return {}, ""
-
-    def preview(
-        self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
-    ) -> None:
-        _, held_out = text_train_and_validation(self.config.data)
-        lines = [held_out[i].source or "" for i in range(min(SHOWN, held_out.size or SHOWN))]
-        made = zip(lines, self.texts(network, lines, poll), strict=True)
-        (folder / f"{stem}.txt").write_text("".join(f"{a}\t{b}\n" for a, b in made), "utf-8")
-
     def texts(
-        self, network: nn.Module, lines: Sequence[str], poll: Callable[[], None] = lambda: None
+        self, network: nn.Module, lines: Sequence[str], poll: Callable[[], None] | None = None
     ) -> list[str]:
         """What it makes of sources, greedily; nothing of one that is too long."""
-        made = self.teacher(network).translate(lines, beam=1, poll=poll)
+        made = self.teacher(network).translate(lines, beam=1, poll=poll or (lambda: None))
         return [text or "" for text in made]
 
     def teacher(self, network: Any, name: str = "", hash: str = "") -> Teacher:
         """`network`, ready to translate."""
-        eos = self.source.special("eos")
         return Teacher(
             name,
             hash,
             network.eval().marian,
-            lambda line: [*self.source.encode(line), eos],
+            self.source_row,
             self.tokenizer.decode,
             self.src_pad,
-            self.config.data.length,
+            self.data.length,
         )

@@ -61,6 +61,9 @@ class DiffusionConfig:
 
     T: int = setting(1000, "steps of the forward chain", low=1)
     schedule: str = setting("linear", "noise schedule", choices=("linear", "cosine"))
+    shift: float = setting(
+        1.0, "factor on the noise per signal of every step, for pictures of large things", low=1.0
+    )
     prediction: str = setting("eps", "what the network returns", choices=("eps", "x_0", "v"))
     loss: str = setting(
         "eps", "whose squared error is minimised; eps = L_simple", choices=("eps", "x_0", "v")

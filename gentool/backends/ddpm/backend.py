@@ -16,7 +16,7 @@ from gentool.diffusion.bound import prior_term, step_term
 from gentool.diffusion.gaussian import Gaussian
 from gentool.diffusion.samplers import repaint
 from gentool.diffusion.samplers import sample as walk
-from gentool.diffusion.schedules import SCHEDULES
+from gentool.diffusion.schedules import SCHEDULES, shifted_betas
 from gentool.errors import UsageError
 from gentool.nn.conditions import Conditioned, label
 from gentool.nn.text import Captions, Encoded
@@ -42,7 +42,7 @@ class Backend(Conditioned):
         _check(config)
         betas = SCHEDULES[config.diffusion.schedule](config.diffusion.T)
         try:
-            self.chain = Gaussian(betas)
+            self.chain = Gaussian(shifted_betas(betas, config.diffusion.shift))
         except ValueError as error:
             raise UsageError(
                 f"diffusion.T {config.diffusion.T} is too short for the "

@@ -318,6 +318,8 @@ def unet_config(config: Config, where: Path) -> Tree:
 
 def scheduler_config(config: Config, where: Path) -> Tree:
     """scheduler_config.json. Raises BadCheckpointError, naming the setting of ours."""
+    if config.diffusion.shift != 1:
+        raise refusal(where, "diffusion.shift", config.diffusion.shift)
     kinds = {ours: theirs for theirs, ours in VARIANCES.items()}
     kind = kinds[config.sample.variance]
     if config.diffusion.variance == "learned_range":

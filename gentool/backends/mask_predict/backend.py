@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,62 +19,42 @@ from gentool.backends.mask_predict.algorithm import (
     training_loss,
 )
 from gentool.backends.mask_predict.network import MaskPredictTransformer
-from gentool.data.holdout import text_train_and_validation
-from gentool.data.rows import Pair, batches, padded, pair
-from gentool.data.source import Data, Source
-from gentool.data.text import Text, is_pairs
-from gentool.errors import BadDataError, UsageError
+from gentool.data.pairs import OfPairs
+from gentool.data.rows import Pair, batches, padded
+from gentool.errors import BadDataError
 from gentool.protocol import Batch, Hypothesis
 from gentool.rng import BatchRng
-from gentool.tokenizers import Tokenizer, source_side
+from gentool.tokenizers import Tokenizer
 from gentool.trace import OnStep, View
 
-SHOWN = 16  # sentences of a preview
 BATCH_TOKENS = 4096  # decoded at a time in training, candidates and padding included
 
 
-class Backend:
+class Backend(OfPairs):
     """Implements gentool.protocol.Backend, and `translate` for the text verbs."""
 
-    captions = None
     called = "decoder.0"
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
-        self.config, self.tokenizer = config, tokenizer
-        self.source = source_side(tokenizer)
-        self.pad, self.mask = tokenizer.special("pad"), tokenizer.special("mask")
-        if not is_pairs(config.data):
-            raise UsageError(
-                "mask-predict makes text of text, and these data are single texts",
-                "--data SOURCE,TARGET (parallel lines), or a table with --set "
-                "data.source_column=NAME",
-            )
+        super().__init__(config.data, tokenizer)
+        self.config, self.mask = config, tokenizer.special("mask")
 
     def network(self) -> nn.Module:
-        joint = self.source is self.tokenizer
         return MaskPredictTransformer(
             self.config.model,
             tgt_size=self.tokenizer.size,
-            src_size=0 if joint else self.source.size,
-            length=self.config.data.length,
-            pads=(self.source.special("pad"), self.pad),
+            src_size=0 if self.joint else self.source.size,
+            length=self.data.length,
+            pads=(self.src_pad, self.pad),
         )
-
-    def sources(self) -> tuple[Data, Data]:
-        return text_train_and_validation(self.config.data)
-
-    def prepare(
-        self, source: Source[Text], index: int, rng: torch.Generator, augment: bool
-    ) -> Pair:
-        return pair(source, index, self.tokenizer, self.config.data)
 
     def collate(self, examples: Sequence[Pair], rng: BatchRng) -> Batch:
         tgt_ids = padded([example.tgt_ids for example in examples], self.pad)
         N = torch.tensor([len(example.tgt_ids) for example in examples])
         # As many draws for each example whatever its batch is padded to.
-        u, order = rng.uniform(), rng.uniform(self.config.data.length)
+        u, order = rng.uniform(), rng.uniform(self.data.length)
         return {
-            "src_ids": padded([e.src_ids for e in examples], self.source.special("pad")),
+            "src_ids": padded([e.src_ids for e in examples], self.src_pad),
             "tgt_ids": tgt_ids,
             "is_masked": masked_positions(N, tgt_ids.shape[1], u, order),
             "N": N,
@@ -89,28 +68,14 @@ class Backend:
             logits, length_logits, tgt_ids, is_masked, batch["N"], self.config.loss.smoothing
         )
 
-    def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
-        return {}, ""
-
-    def preview(
-        self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
-    ) -> None:
-        _, held_out = text_train_and_validation(self.config.data)
-        lines = [held_out[i].source or "" for i in range(min(SHOWN, held_out.size or SHOWN))]
-        made = zip(lines, self.texts(network, lines, poll), strict=True)
-        (folder / f"{stem}.txt").write_text("".join(f"{a}\t{b}\n" for a, b in made), "utf-8")
-
     def texts(
-        self,
-        network: nn.Module,
-        lines: Sequence[str],
-        poll: Callable[[], None] | None = None,
+        self, network: nn.Module, lines: Sequence[str], poll: Callable[[], None] | None = None
     ) -> list[str]:
         """What it makes of sources, by the settings that are the run's defaults; nothing of one
         that is too long."""
-        decode, eos = self.config.sample, self.source.special("eos")
-        rows = [[*self.source.encode(line), eos] for line in lines]
-        fits = [i for i, row in enumerate(rows) if len(row) <= self.config.data.length]
+        decode = self.config.sample
+        rows = [self.source_row(line) for line in lines]
+        fits = [i for i, row in enumerate(rows) if len(row) <= self.data.length]
         made = [""] * len(lines)
         for batch in batches([len(rows[i]) for i in fits], BATCH_TOKENS // decode.length_beam):
             numbers = [fits[place] for place in batch]
@@ -124,10 +89,10 @@ class Backend:
 
     def source_ids(self, line: str) -> list[int]:
         """A source, ready for `translate`. Raises BadDataError for one that is too long."""
-        ids = [*self.source.encode(line), self.source.special("eos")]
-        if len(ids) > self.config.data.length:
+        ids = self.source_row(line)
+        if len(ids) > self.data.length:
             raise BadDataError(
-                f"{len(ids)} tokens with the end, this model reads {self.config.data.length}",
+                f"{len(ids)} tokens with the end, this model reads {self.data.length}",
                 "shorten it",
             )
         return ids
@@ -158,13 +123,13 @@ class Backend:
         """
         core: Any = network.eval()
         device = next(network.parameters()).device
-        memory = core.encode(padded(src_ids, self.source.special("pad")).to(device))
+        memory = core.encode(padded(src_ids, self.src_pad).to(device))
         seen: list[tuple[Tensor, ...]] = []  # of each pass: ids, probabilities, what was masked
         B, beam, T = len(src_ids), decode.length_beam, decode.steps
         if gold is None:
             N = likely_lengths(memory.length_logits, beam)
         else:
-            N = gold_lengths(torch.tensor(gold, device=device), beam, self.config.data.length)
+            N = gold_lengths(torch.tensor(gold, device=device), beam, self.data.length)
         if fast:
             ids, log_p, N, passes = fast_mask_predict(
                 lambda ids, is_masked, sources: core.decode(ids, is_masked, memory.of(sources)),
