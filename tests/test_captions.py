@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from conftest import draws, two_things
 
+from gentool.data.config import ImageData
+from gentool.data.holdout import train_and_validation
 from gentool.data.scenes import (
     COLORS,
     PLACES,
@@ -169,6 +171,29 @@ def test_picture_caption_and_language_agree() -> None:
         assert read_scene(example.image) == parse_caption(example.caption) is not None
         languages["en" if example.caption.isascii() else "zh"] += 1
     assert min(languages.values()) > 100
+
+
+def test_the_easier_scenes_come_first_and_leave_nothing_open() -> None:
+    easier, plain = Scenes("train", "both", easier=2000), Scenes("train", "both")
+    pictures: dict[object, set[bytes]] = {}
+    for index in range(2000):
+        example = easier[index]
+        scene = read_scene(example.image)
+        assert scene == parse_caption(example.caption) is not None
+        assert example.caption == plain[index].caption
+        pictures.setdefault(scene, set()).add(example.image.tobytes())
+    assert len(pictures) < 1500 and all(len(drawn) == 1 for drawn in pictures.values())
+    assert np.array_equal(easier[2000].image, plain[2000].image)
+    assert easier.fingerprint != plain.fingerprint
+
+
+def test_what_is_held_out_is_not_easier() -> None:
+    config = ImageData(easier=100)
+    train, held_out = train_and_validation(config)
+    assert not np.array_equal(train[0].image, Scenes()[0].image)
+    assert np.array_equal(held_out[0].image, Scenes("test")[0].image)
+    with pytest.raises(UsageError, match="for scenes"):
+        ImageData(spec=("photos",), easier=100)
 
 
 def test_the_source_names_itself() -> None:

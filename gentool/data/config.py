@@ -32,6 +32,9 @@ class ImageData:
     language: str = setting(
         "en", "language of the captions of scenes", choices=("en", "zh", "both")
     )
+    easier: int = setting(
+        0, "so many of the first scenes have one layout per caption: reading comes first", low=0
+    )
     caption_column: str = setting(
         "", "column of the caption, in tars a field of .json; empty: `caption` or `text`, .txt"
     )
@@ -48,6 +51,8 @@ class ImageData:
             raise UsageError("data.channels is 1 (grey) or 3 (RGB), got 2")
         _check_spec(self.spec, self.split)
         _check_language(self)
+        if self.easier and self.spec != ("scenes",):
+            raise UsageError(f"data.easier is for scenes, data.spec is {list(self.spec)}")
         for text in self.where:
             condition(text)
 

@@ -40,6 +40,7 @@ def settings(config: Any) -> tuple[str, Tree]:
         raise UsageError(f"tokenizer.recipe {name} is for {backend}, not vq")
     data = to_tree(config.data)
     shared = {field.name: data[field.name] for field in fields(ImageData)}
+    shared["easier"] = 0  # that is for what reads captions: these are pictures alone
     train = {"seed": config.train.seed, "precision": config.train.precision}
     return name, merge(tree, {"data": shared, "train": train})
 

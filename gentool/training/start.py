@@ -197,11 +197,11 @@ def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
 
 
 def _over(tree: Tree, given: Tree) -> Tree:
-    """The recipe's values with the given ones over them. Its language is that of scenes: captions
-    of other data have their own."""
+    """The recipe's values with the given ones over them. What it says of scenes is not for other
+    data."""
     data, spec = dict(tree.get("data", {})), given.get("data", {}).get("spec", ["scenes"])
     if "scenes" not in ([spec] if isinstance(spec, str) else spec):
-        data.pop("language", None)
+        data = {key: value for key, value in data.items() if key not in ("language", "easier")}
     return merge({**tree, "data": data}, given)
 
 

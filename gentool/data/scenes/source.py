@@ -6,7 +6,14 @@ import numpy as np
 
 from gentool.data.scenes.draw import render
 from gentool.data.scenes.language import LANGUAGES, caption
-from gentool.data.scenes.world import Layout, Scene, attributes, descriptions, draw_scene
+from gentool.data.scenes.world import (
+    Layout,
+    Scene,
+    attributes,
+    descriptions,
+    draw_scene,
+    plain_layout,
+)
 from gentool.data.source import Example
 from gentool.data.text import Text
 from gentool.errors import UsageError, nearest
@@ -42,10 +49,23 @@ class _World:
 
 
 class Scenes(_World):
-    """Captioned pictures of one split, drawn when asked for; the same ones in every language."""
+    """Captioned pictures of one split, drawn when asked for; the same ones in every language.
+
+    The first `easier` have the one layout that their caption always has. Elsewhere a picture is one
+    of hundreds that its caption may mean, and gives away so little of which thing stands on which
+    side that a model learns it late or never.
+    """
+
+    def __init__(self, split: str = "train", language: str = "en", easier: int = 0) -> None:
+        super().__init__(split, language)
+        self.easier = easier
+        if easier:
+            self.fingerprint += f"-easier-{easier}"
 
     def __getitem__(self, index: int) -> Example:
         scene, layout, text, _ = self.tell(index)
+        if index < self.easier:
+            layout = plain_layout(scene)
         return Example(self.key(index), render(scene, layout), text)
 
 

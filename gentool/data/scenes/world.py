@@ -138,6 +138,13 @@ def draw_layout(rng: np.random.Generator, scene: Scene) -> Layout:
     return Layout(cells, tuple((down, right) for down, right in jitters))
 
 
+def plain_layout(scene: Scene) -> Layout:
+    """The same layout for every scene of that place or relation, nothing off its centre."""
+    choices = cell_choices(scene.place, scene.relation)
+    cells = choices[len(choices) // 2]
+    return Layout(cells, ((0, 0),) * len(cells))
+
+
 def draw_scene(rng: np.random.Generator, split: str) -> tuple[Scene, Layout]:
     """A scene of `split` and its layout: one or two things with equal probability.
 
