@@ -6,6 +6,7 @@ It is sampled as the recipe of that name says today, which may have been learnt 
 """
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -40,6 +41,8 @@ def main(run: str, name: str) -> None:
     if (tokenizer := Path(run) / "tokenizer").is_dir():
         shutil.copytree(tokenizer, target / "tokenizer", dirs_exist_ok=True)
     card = (Path(run) / "README.md").read_text()
+    sampling = ", ".join(f"{key} {value}" for key, value in facts["config"]["sample"].items())
+    card = re.sub(r"(\| sampling defaults \|).*", rf"\1 {sampling} |", card)
     (target / "README.md").write_text(card + FIGURES.format(name=name))
 
 

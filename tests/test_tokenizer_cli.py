@@ -126,7 +126,7 @@ def test_standard_input_and_tables(cli, stdin, folder, tmp_path):
     assert cli("tokenizer", "encode", "-t", tmp_path / "a").out == "5\n6 1\n"
 
 
-def test_what_is_wrong_has_its_code_and_says_what_to_do(cli, stdin, texts, folder, tmp_path):
+def test_what_is_wrong_has_its_code_and_says_what_to_do(cli, stdin, texts, folder, tmp_path, tiny_run):
     new, foreign = tmp_path / "new", tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "tokenizer.json").write_text("{}")
@@ -149,7 +149,7 @@ def test_what_is_wrong_has_its_code_and_says_what_to_do(cli, stdin, texts, folde
         (["tokenizer", "train", "--kind", "char", "--data", texts, "--out", folder], 2, "exists"),
         (["tokenizer", "show", tmp_path / "no"], 3, "no tokenizer folder"),
         (["tokenizer", "show", foreign], 4, "not a tokenizer of gentool"),
-        (["tokenizer", "show", "ddpm-scenes"], 4, "ddpm"),
+        (["tokenizer", "show", tiny_run], 4, "ddpm"),
         (["tokenizer", "encode", tmp_path / "no.txt", "-t", folder], 3, "no.txt"),
         (["tokenizer", "encode", tmp_path / "bad.txt", "-t", folder], 4, "bad.txt line 2"),
         (["tokenizer", "encode", texts], 2, "--tokenizer"),
