@@ -126,7 +126,9 @@ def test_standard_input_and_tables(cli, stdin, folder, tmp_path):
     assert cli("tokenizer", "encode", "-t", tmp_path / "a").out == "5\n6 1\n"
 
 
-def test_what_is_wrong_has_its_code_and_says_what_to_do(cli, stdin, texts, folder, tmp_path, tiny_run):
+def test_what_is_wrong_has_its_code_and_says_what_to_do(
+    cli, stdin, texts, folder, tmp_path, tiny_run
+):
     new, foreign = tmp_path / "new", tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "tokenizer.json").write_text("{}")
