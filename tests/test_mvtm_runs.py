@@ -229,7 +229,6 @@ def test_wrong_input(cli, mvtm_recipe, mvtm_run, tiny_run, tmp_path):
         ((*sample, "--init-noise", "x.npy"), 2, "init-noise"),
         (("sample", "mvtm", "-c", tiny_run), 4, "is a ddpm checkpoint"),
         (("sample", "mvtm", "-c", mvtm_run / "vq"), 4, "is a vq checkpoint"),
-        (("sample", "mvtm"), 3, "gentool train mvtm"),
         ((*train, "--set", f"tokenizer.image={tmp_path / 'no'}"), 3, "no tokenizer folder"),
         ((*train, "--set", f"tokenizer.image={tiny_run}"), 4, "it is a ddpm checkpoint"),
         ((*train, "--set", "tokenizer.recipe=ddpm-scenes"), 2, "is for ddpm, not vq"),

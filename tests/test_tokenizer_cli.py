@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -320,8 +319,3 @@ def test_weights_without_tokens_are_written_as_before(tmp_path):
         "tensors_sha256",
         "tokenizer_sha256",
     ]
-
-
-def test_shipped_files_hold_no_tokenizer_they_should_not():
-    root = Path(__file__).parents[1] / "checkpoints"
-    assert not list(root.glob("ddpm-*/tokenizer"))
