@@ -33,6 +33,15 @@ def test_singular_values_come_near_1_and_vectors_stay(shape: tuple[int, int]) ->
     assert (inner - inner.diagonal().diag()).abs().max() < 1e-4
 
 
+def test_the_smaller_side_alone_gives_the_iteration_of_the_whole_matrix() -> None:
+    G = normal(2, 12, 90) * torch.logspace(0, -3, 90)  # far from orthogonal
+    X = G.double() / G.double().norm(dim=(1, 2), keepdim=True)
+    for _ in range(5):
+        A = X @ X.mT
+        X = 3.4445 * X - 4.7750 * A @ X + 2.0315 * A @ A @ X
+    torch.testing.assert_close(orthogonalised(G).double(), X, atol=1e-4, rtol=0)
+
+
 def test_matrices_of_one_shape_do_not_mix() -> None:
     G = normal(3, 6, 10)
     together = orthogonalised(G)

@@ -85,12 +85,21 @@ class Muon(Optimizer):
 
 
 def orthogonalised(G: Tensor) -> Tensor:
-    """U V^T, roughly, of each G = U S V^T: [N, rows, columns]. Newton-Schulz, five iterations."""
+    """U V^T, roughly, of each G = U S V^T: [N, rows, columns]. Newton-Schulz, five iterations.
+
+    X <- (a + b X X^T + c (X X^T)^2) X, all of it on the smaller side: every factor is a polynomial
+    of the first X X^T, so they commute, and X itself is met only at the beginning and the end.
+    """
     a, b, c = COEFFICIENTS
     wide = G.shape[1] <= G.shape[2]
     X = G if wide else G.mT
     X = X / (X.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    A = X @ X.mT  # [N, n, n], n the smaller of rows and columns
+    P = torch.eye(A.shape[1], dtype=A.dtype, device=A.device).expand_as(A)
     for _ in range(ITERATIONS):
-        A = X @ X.mT
-        X = a * X + (b * A + c * A @ A) @ X
+        Q = torch.baddbmm(b * A, A, A, alpha=c)
+        Q.diagonal(dim1=1, dim2=2).add_(a)
+        P = Q @ P
+        A = Q @ A @ Q
+    X = P @ X
     return X if wide else X.mT
