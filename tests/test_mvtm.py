@@ -12,6 +12,7 @@ from gentool.backends.mvtm.algorithm import (
     RATIOS,
     categorical,
     decode,
+    entropy,
     grow,
     guidance,
     guided,
@@ -222,13 +223,45 @@ def test_halton_order_is_kept_and_spreads():
     order = halton(8)
     assert sorted(order.tolist()) == list(range(64))
     assert order.argsort()[:3].tolist() == [2 * 8 + 4, 5 * 8 + 2, 0 * 8 + 6]  # 1/2, 1/3; 1/4, 2/3
-    _, heard = run(Table(normal(64, MASK + 1)), masked(2, 64), 8, order=order)
+    _, heard = run(Table(normal(64, MASK + 1)), masked(2, 64), 8, order="halton")
     for step, _, _, again, _ in heard:
         n = max(1, math.floor(64 * math.acos((step + 1) / 8) / (math.pi / 2)))
         assert torch.equal(again[0], order >= 64 - n) and torch.equal(again[0], again[1])
     quarters = torch.stack([*order.view(8, 8).split(4)]).view(2, 4, 2, 4)
     first = [(quarters[i, :, j] < 16).sum().item() for i in range(2) for j in range(2)]
     assert max(first) - min(first) <= 2  # the first quarter of the tokens: even over the picture
+
+
+def test_the_least_decided_is_kept_one_a_step():
+    logits = torch.zeros(16, MASK + 1)
+    logits[:, 0] = torch.arange(16.0)  # the further right, the surer
+    _, heard = run(Table(logits), masked(2, 16), 5, order="undecided", temperature=1e-3)
+    for step, _, _, again, _ in heard[:4]:
+        assert again.tolist() == 2 * [[place > step for place in range(16)]]
+    # What the network knows, not what the draw is made of: the tempered one has no doubts left.
+    p = torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]])
+    assert torch.allclose(entropy(p.log()), torch.tensor([1.5 * math.log(2), 0.0]))
+
+
+def test_it_draws_what_hangs_together_in_fewer_steps_than_by_confidence():
+    """A picture with a thing in one of 16 places: each token alone had better be empty."""
+
+    def thing(y: torch.Tensor, hidden: torch.Tensor, done: float) -> torch.Tensor:
+        B, N = y.shape
+        found = (y == 1).any(dim=1, keepdim=True)
+        left = (y == MASK).sum(dim=1, keepdim=True)
+        p = torch.where(found, 0.0, 1 / left).expand(B, N)
+        logits = torch.full((B, N, MASK + 1), -torch.inf)
+        logits[..., 0], logits[..., 1] = (1 - p).log(), p.log()
+        return logits[hidden]
+
+    def right(order: str, steps: int) -> float:
+        rng = BatchRng.for_samples(0, range(200))
+        ids = decode(thing, masked(200, 16), rng, K=K, mask=MASK, steps=steps, order=order)
+        return float(((ids == 1).sum(dim=1) == 1).float().mean())
+
+    assert right("undecided", 16) == 1
+    assert right("undecided", 8) > right("confidence", 8) + 0.05
 
 
 def test_counts_near_whole_numbers():

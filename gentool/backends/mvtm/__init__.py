@@ -64,8 +64,9 @@ class SampleConfig:
     )
     order: str = setting(
         "confidence",
-        "which tokens are kept: the surest, or by a fixed Halton sequence",
-        choices=("confidence", "halton"),
+        "which tokens are kept: the surest, by a fixed Halton sequence, or one a step that is "
+        "least decided",
+        choices=("confidence", "halton", "undecided"),
     )
     guidance_scale: float = setting(
         1.0, "classifier-free guidance, l_u + X (l_c - l_u); 1 = none", low=0.0

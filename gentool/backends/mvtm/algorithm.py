@@ -25,6 +25,13 @@ RATIOS: dict[str, Callable[[float], float]] = {
 }
 """gamma(r), the share of masked tokens, falling from 1 at r = 0 to 0 at r = 1 (section 3.3)."""
 
+ORDERS: dict[str, Callable[[float], float]] = {
+    "confidence": RATIOS["cosine"],
+    "halton": RATIOS["arccos"],
+    "undecided": lambda r: 1.0,  # one token a step, until the last
+}
+"""By what tokens are kept, each with the share masked again after the share r of the steps."""
+
 
 class Uniform(Protocol):
     """Draws for a batch, one generator per member (gentool.rng.BatchRng)."""
@@ -67,7 +74,7 @@ def decode(
     choice_temperature: float = 4.5,
     temperature: float = 1.0,
     top_p: float = 1.0,
-    order: Tensor | None = None,
+    order: str = "confidence",
     on_step: OnStep | None = None,
 ) -> Tensor:
     """Iterative decoding (section 3.2): y [B, N] with its masked tokens drawn, ids below K.
@@ -78,12 +85,15 @@ def decode(
     is infinite where the token was known. At least one token is masked again until the last step,
     at least one kept; what the last step drew is returned.
 
-    order [N]: in place of confidence, the rank by which tokens are kept: least first; their number
-    then follows the arccos schedule. temperature and top_p: of the draw of a token. Draws, 2 N for
-    each step and picture, are in fp64, so that unlikely tokens and noise keep their shares.
+    order, in place of confidence: `halton`, for square pictures, keeps tokens by a fixed rank;
+    `undecided` keeps one token a step, of which the network knows least (the entropy of its
+    distribution is largest), and all others in the last. temperature and top_p: of the draw of a
+    token. Draws, 2 N for each step and picture, are in fp64, so that unlikely tokens and noise keep
+    their shares.
     """
-    gamma = RATIOS["cosine" if order is None else "arccos"]
+    gamma = ORDERS[order]
     N = y.shape[1]
+    ranks = halton(math.isqrt(N)) if order == "halton" else None
     unknown = (y == mask).sum(dim=1)  # [B], at the start
     ids = y
     for step in range(steps):
@@ -94,14 +104,14 @@ def decode(
         ids = y.masked_scatter(masked, drawn)
         p = torch.ones_like(u_token).masked_scatter(masked, log_p.double().exp())
         ratio = (step + 1) / steps
-        if order is None:
-            gumbel = -(-u_choice.log()).log()
-            confidence = choice_temperature * (1 - ratio) * gumbel
+        if ranks is not None:
+            score = -ranks.to(y.device).expand(y.shape)[masked].double()  # [M]
+        elif order == "undecided":
+            score = entropy(logits).double()
         else:
-            confidence = -order.to(y.device, torch.float64).expand(y.shape)
-            log_p = torch.zeros_like(log_p)
-        confidence = confidence.masked_scatter(masked, confidence[masked] + log_p.double())
-        confidence = confidence.masked_fill(~masked, torch.inf)
+            gumbel = -(-u_choice[masked].log()).log()
+            score = log_p.double() + choice_temperature * (1 - ratio) * gumbel
+        confidence = torch.full_like(p, torch.inf).masked_scatter(masked, score)
         n = mask_count(unknown, masked.sum(dim=1), gamma(ratio))
         again = lowest(confidence, n)
         if on_step:
@@ -134,6 +144,11 @@ def categorical(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     last = (log_p.shape[1] - 1) - (log_p > -torch.inf).flip(1).float().argmax(dim=1)
     ids = ids[:, 0].minimum(last)
     return ids, log_p.gather(1, ids[:, None])[:, 0]
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Of softmax(logits), in nats: [M, K] to [M]."""
+    return torch.special.entr(logits.softmax(dim=-1)).sum(dim=-1)
 
 
 def nucleus(logits: Tensor, top_p: float) -> Tensor:

@@ -18,7 +18,6 @@ from gentool.backends.mvtm.algorithm import (
     grow,
     guidance,
     guided,
-    halton,
     lowest,
     random_mask,
     training_loss,
@@ -162,7 +161,7 @@ class Backend(Conditioned):
             choice_temperature=sample.choice_temperature,
             temperature=sample.temperature,
             top_p=sample.top_p,
-            order=halton(self.image.side) if sample.order == "halton" else None,
+            order=sample.order,
             on_step=after,
         )
         x = self.image.decode(ids).float().cpu()
