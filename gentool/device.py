@@ -34,8 +34,11 @@ def bf16_pays(device: torch.device) -> bool:
     return False
 
 
-def use_bf16(precision: str, device: torch.device) -> bool:
-    """What `--precision auto|fp32|bf16` means on this device. Raises UsageError."""
+def use_bf16(precision: str | None, device: torch.device) -> bool:
+    """What `--precision auto|fp32|bf16` means on this device. None, for drawing: fp32 on a CPU,
+    `auto` elsewhere. Raises UsageError."""
+    if precision is None:
+        precision = "fp32" if device.type == "cpu" else "auto"
     if precision not in PRECISIONS:
         raise UsageError(f"--precision {precision}", nearest(precision, PRECISIONS))
     return precision == "bf16" or (precision == "auto" and bf16_pays(device))

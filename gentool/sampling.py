@@ -64,7 +64,7 @@ def draw_samples(
     steps done, recorder shown them; it is for one candidate of each sample.
     """
     chosen = pick_device(device)
-    bf16 = use_bf16(precision or ("fp32" if chosen.type == "cpu" else "auto"), chosen)
+    bf16 = use_bf16(precision, chosen)
     network = loaded.network.to(chosen)
     starts = range(0, len(indices), batch_size)
     each = settings.steps * passes

@@ -55,7 +55,7 @@ def translate_lines(
             f"{loaded.config.data.length}"
         )
     chosen = pick_device(device)
-    bf16 = use_bf16(precision or ("fp32" if chosen.type == "cpu" else "auto"), chosen)
+    bf16 = use_bf16(precision, chosen)
     network = loaded.network.to(chosen)
     cost = settings.length_beam
     for window in _windows(_jobs(loaded, lines, references), WINDOW * batch_tokens // cost):

@@ -1,6 +1,8 @@
 """mvtm from the shell: two stages, pictures by class, edits, wrong input."""
 
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -60,6 +62,27 @@ def test_a_run_cut_in_either_stage_ends_in_the_same_bytes(
     assert cli(*arguments, "--resume", "latest").code == 0
     assert weights_of(out) == weights_of(mvtm_run) and log_of(out) == log_of(mvtm_run)
     assert weights_of(out / "vq") == weights_of(mvtm_run / "vq")
+
+
+def test_overwrite_checks_both_stages_before_it_deletes(cli, mvtm_recipe, mvtm_run, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(mvtm_run, out)
+    again = ("train", "mvtm", "--recipe", mvtm_recipe, "--out", out, "--overwrite")
+    for wrong, code in ((("--data", tmp_path / "nothing"), 3), (("--set", "model.classes=7"), 2)):
+        result = cli(*again, *wrong)
+        assert result.code == code and "stage one" not in result.err, result.err
+        assert weights_of(out) == weights_of(mvtm_run)
+    # In a process of its own, of which accelerate fixes the precision once and for all.
+    command = [sys.executable, "-m", "gentool", *map(str, again), "--precision", "bf16"]
+    result = subprocess.run([*command, "--stop-at", "1"], capture_output=True, text=True)
+    assert result.returncode == 0 and states_of(out)[-1] == 1, result.stderr
+
+
+def test_another_backend_does_not_go_on_from_a_first_stage(cli, mvtm_run, recipe, tmp_path):
+    shutil.copytree(mvtm_run / "vq", tmp_path / "run/vq")
+    ddpm = ("train", "ddpm", "--recipe", recipe, "--out", tmp_path / "run")
+    assert cli(*ddpm, "--resume", "latest").code == 3
+    assert not (tmp_path / "run/config.json").exists()
 
 
 def test_a_tokenizer_that_is_given_is_not_trained(cli, mvtm_recipe, mvtm_run, tmp_path):

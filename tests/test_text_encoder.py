@@ -133,7 +133,7 @@ def test_an_encoder_that_is_not_there_or_is_none(folders, tmp_path, words):
         Captions(long, words)
     folder = Path(shutil.copytree(folders["t5"], tmp_path / "t5"))
     (folder / "model.safetensors").unlink()
-    with pytest.raises(BadCheckpointError, match="cannot be used as a text encoder"):
+    with pytest.raises(BadCheckpointError, match="is no text encoder of transformers"):
         frozen(folder)
 
 

@@ -103,6 +103,15 @@ def test_what_is_kept_is_enough_to_draw_it_anew(cli, image_trace, tmp_path):
         assert result.code == 4 and len(result.err.splitlines()) == 1, result.err
 
 
+def test_a_skipped_line_costs_no_trace(cli, pairs_run, tmp_path):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("a small red circle\n" + 50 * "a large " + "\na small blue cross\n")
+    trace = tmp_path / "x.jsonl"
+    result = cli("decode", "mask-predict", lines, "-c", pairs_run, "--trace", trace)
+    assert result.code == 4 and "1 of 3 lines skipped" in result.err
+    assert len(result.out.splitlines()) == 3 and len(records.read(trace).samples()) == 2
+
+
 def test_a_page_asks_for_nothing_and_says_where_it_is_from(image_trace, tiny_run):
     page = (image_trace / "x.html").read_text()
     assert "default-src 'none'" in page and "://" not in page

@@ -30,7 +30,7 @@ class State:
 
     step: int
     tensors: Mapping[str, Mapping[str, Tensor]]  # file stem -> name -> tensor
-    values: Tree  # the rest: cursor, counters, optimizer settings
+    values: Tree  # the rest: cursor, sums, what a step sees
 
 
 def write_state(run: Path, state: State) -> Path:
@@ -50,7 +50,7 @@ def write_state(run: Path, state: State) -> Path:
         (beside / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         for path in [*beside.iterdir(), beside]:
             sync(path)
-        if place.exists():  # the same step saved again, e.g. stopped right after an interval
+        if place.exists():  # a damaged one, that a resumed run passed over
             shutil.rmtree(place)
         os.replace(beside, place)
     finally:

@@ -10,6 +10,7 @@ from gentool.cli.console import console
 from gentool.cli.options import value
 from gentool.cli.sample_text import Out
 from gentool.cli.tracing import Trace, tracing
+from gentool.errors import BadDataError
 from gentool.registry import options_module
 
 
@@ -64,4 +65,6 @@ def decode_text(
 
     with tracing(trace, "decode", loaded, chosen, seed) as how["recorder"]:
         filled = fill_lines(loaded, stream_any_lines(inputs or "-"), seed, chosen, num, **how)
-        write_answers(filled, record, out, num=num, on_error=on_error, as_json=as_json)
+        skipped = write_answers(filled, record, out, num=num, on_error=on_error, as_json=as_json)
+    if skipped:
+        raise BadDataError(skipped)

@@ -1,4 +1,4 @@
-"""`gentool eval` for the backends that make text of text, and for their outputs as files."""
+"""`gentool eval` for the backends that make text of text."""
 
 from typing import Annotated, Any
 

@@ -126,4 +126,8 @@ def translate(
             fast=fast,
             recorder=recorder,
         )
-        write_answers(answers, record, out, num=n_best, on_error=on_error, as_json=as_json)
+        skipped = write_answers(
+            answers, record, out, num=n_best, on_error=on_error, as_json=as_json
+        )
+    if skipped:
+        raise BadDataError(skipped)

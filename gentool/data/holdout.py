@@ -154,14 +154,7 @@ def training_texts(config: TextData | ImageData, side: str) -> Iterator[str]:
     if isinstance(config, ImageData):
         yield from _captions(config)
         return
-    source, _ = text_train_and_validation(config)
-    for index in range(ENOUGH if source.size is None else source.size):
-        try:
-            text = source[index]
-        except BadDataError as error:
-            if config.on_error == "stop":
-                raise BadDataError(str(error), ON_BAD) from error
-            continue
+    for text in _readable(config):
         if side != "target" and text.source is not None:
             yield text.source
         if side != "source":
@@ -189,14 +182,22 @@ def _captions(config: ImageData) -> Iterator[str]:
 def training_attributes(config: TextData) -> list[str]:
     """Every "attribute=value" that the training part carries, or the first of an endless one, in
     order of the alphabet. Unreadable texts are left out where `on_error` says so."""
+    return sorted(
+        {
+            f"{name}={value}"
+            for text in _readable(config)
+            for name, values in text.attributes.items()
+            for value in values
+        }
+    )
+
+
+def _readable(config: TextData) -> Iterator[Text]:
+    """The texts of the training part, of endless ones the first ENOUGH. Raises BadDataError."""
     source, _ = text_train_and_validation(config)
-    found = set()
     for index in range(ENOUGH if source.size is None else source.size):
         try:
-            attributes = source[index].attributes
+            yield source[index]
         except BadDataError as error:
             if config.on_error == "stop":
                 raise BadDataError(str(error), ON_BAD) from error
-            continue
-        found |= {f"{name}={value}" for name, values in attributes.items() for value in values}
-    return sorted(found)

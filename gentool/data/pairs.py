@@ -37,7 +37,8 @@ class OfPairs(ABC):
             )
 
     def sources(self) -> tuple[Data, Data]:
-        return text_train_and_validation(self.data)
+        train, self._held_out = text_train_and_validation(self.data)
+        return train, self._held_out
 
     def prepare(
         self, source: Source[Text], index: int, rng: torch.Generator, augment: bool
@@ -51,7 +52,7 @@ class OfPairs(ABC):
         self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
     ) -> None:
         """Held-out sources, each with what is made of it, as lines of STEM.txt."""
-        _, held_out = text_train_and_validation(self.data)
+        held_out = self._held_out
         lines = [held_out[i].source or "" for i in range(min(SHOWN, held_out.size or SHOWN))]
         made = zip(lines, self.texts(network, lines, poll), strict=True)
         (folder / f"{stem}.txt").write_text("".join(f"{a}\t{b}\n" for a, b in made), "utf-8")

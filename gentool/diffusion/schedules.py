@@ -6,6 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gentool.diffusion.gaussian import Gaussian
+from gentool.errors import UsageError
+
 
 def linear_betas(T: int) -> Tensor:
     """Ho et al. 2020, section 4: 1e-4 to 0.02 at T = 1000; both ends scale with 1000 / T. [T]"""
@@ -49,6 +52,17 @@ def shifted_betas(betas: Tensor, shift: float) -> Tensor:
     alpha_bar = alpha_bar / (alpha_bar + shift**2 * (1 - alpha_bar))
     before = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
     return 1 - alpha_bar / before
+
+
+def noise_chain(schedule: str, T: int, shift: float = 1.0) -> Gaussian:
+    """The forward chain of `schedule`, one of SCHEDULES. Raises UsageError for too few steps."""
+    try:
+        return Gaussian(shifted_betas(SCHEDULES[schedule](T), shift))
+    except ValueError as error:
+        raise UsageError(
+            f"diffusion.T {T} is too short for the {schedule} schedule: {error}",
+            "a larger diffusion.T, or the cosine schedule",
+        ) from None
 
 
 SCHEDULES: dict[str, Callable[[int], Tensor]] = {

@@ -27,7 +27,7 @@ from gentool.evaluate.figures import Figure
 from gentool.evaluate.pairs import PairRequest
 from gentool.evaluate.request import Request
 from gentool.protocol import Hypothesis
-from gentool.sampling import draw_samples
+from gentool.sampling import draw_samples, draw_texts
 
 # Metrics that do not depend on how one samples, and those that choose that themselves.
 OF_NO_SAMPLES = ("loss", "bpd", "bound", "reconstruction", "table", "twin")
@@ -147,7 +147,8 @@ def _draw(request: Timed) -> None:
     if isinstance(request, TimedPairs):
         request.decode(request.held_out_texts(request.held_out()[0]))
     elif request.kind == "text":
-        assert request.texts
+        for _ in request.drawn(draw_texts):
+            pass
     else:
         given = {}
         if captions := request.loaded.backend.captions:

@@ -62,7 +62,8 @@ def measure(request: Request, names: Sequence[str]) -> list[Figure]:
     """
     metrics = dict(METRICS[request.kind if request.draws else "pairs"])
     options = backend_options(request.loaded.run_config.backend)
-    for name, has in {"bpd": options.BOUND, "reconstruction": options.TOKENS}.items():
+    bound, tokens = options.BOUND, options.TOKENS
+    for name, has in {"bpd": bound, "bound": bound, "reconstruction": tokens}.items():
         if not has:
             metrics.pop(name, None)
     for name in names:

@@ -86,9 +86,9 @@ def _transformers(name: str, device: torch.device) -> Extractor:
     from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
     try:
-        config = AutoConfig.from_pretrained(name)
-        model = AutoModel.from_pretrained(name, use_safetensors=True)
-        processor = AutoImageProcessor.from_pretrained(name)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        model = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
+        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise NotFoundError(
             f"no features {name!r}: neither a run of `gentool train features` nor a vision model "

@@ -9,6 +9,7 @@ from typing import Any
 from gentool.checkpoint.load import Loaded
 from gentool.control import Controls
 from gentool.data.images import open_images
+from gentool.data.scenes.draw import CANVAS
 from gentool.data.source import Data
 from gentool.data.stream import open_stream
 from gentool.data.text import Text, open_texts
@@ -44,8 +45,10 @@ class Request:
 
     @property
     def of_scenes(self) -> bool:
-        """Whether the model is one of the built-in world."""
-        return "scenes" in self.loaded.config.data.spec
+        """Whether the model is one of the built-in world, and what it makes can be read."""
+        data = self.loaded.config.data
+        size = (data.channels, data.image_size) if self.kind == "images" else (3, CANVAS)
+        return "scenes" in data.spec and size == (3, CANVAS)
 
     @property
     def draws(self) -> bool:
@@ -88,11 +91,14 @@ class Request:
         config = self.loaded.config.data
         name, _, split = self.data.partition(":")
         opened = open_images if self.kind == "images" else open_texts
-        is_text = self.kind == "text"
+        # What training made easier is measured as it is.
+        plain: dict[str, Any] = {"easier": 0} if self.kind == "images" else {}
         if name == "scenes":
-            none = {"text_column": "", "mr_column": "", "attributes": ()} if is_text else {}
-            chosen = replace(config, spec=("scenes",), split=split or "test", **none)
+            if self.kind == "text":
+                columns = ("text_column", "source_column", "mr_column")
+                plain = {column: "" for column in columns} | {"attributes": ()}
+            chosen = replace(config, spec=("scenes",), split=split or "test", **plain)
             return opened(chosen), chosen.split
         # The language is that of scenes; other data have their own.
         own = {"spec": (self.data,), "split": "train", "language": type(config).language}
-        return opened(replace(config, **own)), "all"
+        return opened(replace(config, **own, **plain)), "all"

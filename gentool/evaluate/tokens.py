@@ -36,7 +36,7 @@ def reconstruction(request: Request) -> list[Figure]:
         request.pictures.parent.mkdir(parents=True, exist_ok=True)
         pairs(to_uint8(x[:SHOWN]), to_uint8(x_hat[:SHOWN])).save(request.pictures)
     values = token_figures(x, x_hat, ids, image.size)
-    if "scenes" in loaded.config.data.spec:
+    if request.of_scenes:
         values |= read_back(to_uint8(x), to_uint8(x_hat))
     made = {"data": source.fingerprint, "tokenizer": image.hash[:16]}
     return [Figure(name, value, len(x), None, split, made) for name, value in values.items()]

@@ -1,16 +1,23 @@
 """What a picture is to be of: the class and caption handling of every backend that draws."""
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from gentool.data.source import Example, Source, consecutive
+from gentool.data.config import ImageData
+from gentool.data.holdout import train_and_validation
+from gentool.data.source import Data, Source, consecutive
 from gentool.errors import BadDataError, UsageError
 from gentool.nn.text import Captions
+from gentool.render import grid, to_uint8
 from gentool.rng import BatchRng
+from gentool.trace import OnStep
+
+SHOWN = 16  # pictures of a preview
 
 
 class Described(Protocol):
@@ -24,9 +31,10 @@ class Described(Protocol):
     def caption(self) -> str: ...
 
 
-class Conditioned:
+class Conditioned(ABC):
     """A backend that draws from a class, a caption, both or neither."""
 
+    config: Any
     classes: int  # 0: none
     captions: Captions | None
     drop_condition: float  # share of training examples that lose class and caption
@@ -51,6 +59,35 @@ class Conditioned:
                 f"name a {what}, and no guidance scale but 1",
             )
 
+    def check_guidance(
+        self, scale: float, usual: float, y: Tensor | None, text: Tensor | None, negative: str = ""
+    ) -> None:
+        """Raise UsageError for guidance that would do nothing, or that this model cannot do. usual:
+        the checkpoint's own scale, which may stand: it is for those who name something."""
+        bare = y is None and text is None
+        if bare and not negative and scale not in (1.0, usual):
+            names = ("--prompt TEXT",) * bool(self.captions)
+            names += ("--class NAME",) * bool(self.classes)
+            raise UsageError(
+                f"--guidance-scale {scale} without a class or caption to guide to",
+                " or ".join(names) or "this model knows no classes and no captions",
+            )
+        none = y is not None and bool((y == self.null_class).any())
+        if self.captions and text is not None:
+            none = bool((text == self.captions.null).all(dim=1).any())
+        if bare or scale != 1.0 or none:
+            self.no_condition()
+
+    def pictures(self, data: ImageData) -> tuple[Data, Source]:
+        """What is trained on, and what is held out. Raises UsageError if it has other classes."""
+        train, self._held_out = train_and_validation(data)
+        if self.classes and self.classes != (found := len(train.labels)):
+            raise UsageError(
+                f"model.classes is {self.classes}, the data have {found or 'no'} classes",
+                f"--set model.classes={found}",
+            )
+        return train, self._held_out
+
     def conditions(self, examples: Sequence[Described], rng: BatchRng) -> dict[str, Tensor]:
         """What a training batch is told: classes y [B] and captions text, rows [B, L], where there
         are any, both dropped together. Raises BadDataError for an example without a class."""
@@ -66,18 +103,33 @@ class Conditioned:
             told["text"] = torch.where(dropped[:, None], self.captions.null, rows)
         return told
 
-    def shown(self, held_out: Source[Example], n: int, texts: Path) -> dict[str, Tensor]:
+    @abstractmethod
+    def draw(
+        self, network: nn.Module, rng: BatchRng, sample: Any, on_step: OnStep | None = None,
+        *, y: Tensor | None = None, text: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """One image for each generator in `rng`: float32 [B, C, H, W] in [-1, 1], on the CPU."""
+
+    def preview(
+        self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
+    ) -> None:
+        """Pictures as a grid, STEM.png, and the captions that they are drawn for, STEM.txt."""
+        rng = BatchRng.for_samples(0, range(SHOWN))
+        y, text = self._shown(SHOWN, folder / f"{stem}.txt")
+        images = self.draw(network, rng, self.config.sample, lambda *_: poll(), y=y, text=text)
+        grid(to_uint8(images)).save(folder / f"{stem}.png")
+
+    def _shown(self, n: int, texts: Path) -> tuple[Tensor | None, Tensor | None]:
         """What n previews are drawn for: each class in turn, held-out captions, which are written
         to `texts`."""
-        told: dict[str, Tensor] = {}
-        if self.classes:
-            told["y"] = torch.arange(n) % self.classes
+        y = torch.arange(n) % self.classes if self.classes else None
+        text = None
         if self.captions:
-            lines = [example.caption for example in consecutive(held_out, 0, n)]
+            lines = [example.caption for example in consecutive(self._held_out, 0, n)]
             lines = (n * lines)[:n]
-            told["text"] = self.captions.rows(lines)
+            text = self.captions.rows(lines)
             texts.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return told
+        return y, text
 
 
 def label(example: Described) -> int:

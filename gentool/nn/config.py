@@ -14,6 +14,12 @@ def check_heads(section: str, name: str, width: int, heads: int) -> None:
         raise UsageError(f"{section}.heads {heads} does not divide {section}.{name} {width}")
 
 
+def check_time_features(n: int) -> None:
+    """Raise UsageError for features of the noise level that are not pairs of sine and cosine."""
+    if n % 2:
+        raise UsageError(f"model.time_features is even, got {n}")
+
+
 @dataclass
 class TextConfig:
     """The text encoder. Raises UsageError."""

@@ -6,14 +6,13 @@ bos and eos: it stands in where training drops a condition, and where sampling i
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentool.errors import BadCheckpointError, MachineError, NotFoundError, UsageError
+from gentool.errors import UsageError
 from gentool.nn.config import TextConfig
 from gentool.tokenizers import Tokenizer
 from gentool.tokenizers.huggingface import HuggingFace
@@ -139,9 +138,12 @@ class Pretrained:
 def _load(name: str, revision: str) -> Any:
     import transformers
 
+    from gentool.tokenizers.huggingface import translated
+
     transformers.utils.logging.disable_progress_bar()
+    given: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
     try:
-        config = transformers.AutoConfig.from_pretrained(name, revision=revision or "main")
+        config = transformers.AutoConfig.from_pretrained(name, **given)
         # Of models of two parts, the one that reads text.
         encoder = {
             "t5": "T5EncoderModel",
@@ -149,26 +151,10 @@ def _load(name: str, revision: str) -> Any:
             "clip_text_model": "CLIPTextModel",
         }
         kind = getattr(transformers, encoder.get(config.model_type, "AutoModel"))
-        model = kind.from_pretrained(
-            name, revision=revision or "main", trust_remote_code=False, use_safetensors=True
-        )
+        model = kind.from_pretrained(name, use_safetensors=True, **given)
     except Exception as error:  # of transformers, huggingface_hub, safetensors and the network
-        raise _translated(error, name) from None
+        raise translated(error, name, "text encoder") from None
     return model.float().eval().requires_grad_(False)
-
-
-def _translated(error: Exception, name: str) -> Exception:
-    message = next(iter(str(error).splitlines()), "") or type(error).__name__
-    local = Path(name).is_dir()
-    if not local and "connect" in str(error).lower():
-        return MachineError(
-            f"text encoder {name} cannot be reached: {message}", "is there a network?"
-        )
-    if not local:
-        return NotFoundError(
-            f"no text encoder {name!r}, neither a folder nor on the Hub", "model.text.name names it"
-        )
-    return BadCheckpointError(f"{name} cannot be used as a text encoder: {message}")
 
 
 def _digest(model: Any) -> str:

@@ -83,7 +83,7 @@ def open_teacher(name: str, device: str, precision: str | None) -> Teacher:
     folder = shipped("checkpoints").get(name, Path(name))
     teacher = _trained(folder) if _is_ours(folder) else _pretrained(name)
     teacher.model.to(chosen)
-    teacher.bf16 = use_bf16(precision or ("fp32" if chosen.type == "cpu" else "auto"), chosen)
+    teacher.bf16 = use_bf16(precision, chosen)
     return teacher
 
 

@@ -116,8 +116,15 @@ def _first_stage(
     """Train the tokenizer, or go on with it; False if its last step is not reached in time."""
     out = resolved.run
     name, tree = stages.settings(resolved.config)
-    if plan.overwrite and Accelerator().is_main_process:
-        shutil.rmtree(out, ignore_errors=True)
+    # What is wrong with the second stage is told now, before an old run is deleted.
+    second = _trainer(resolved, plan, device, reporter, dry=True)
+    second.loader.close()
+    if plan.overwrite:
+        if second.accelerator.is_main_process:
+            shutil.rmtree(out, ignore_errors=True)
+        second.accelerator.wait_for_everyone()
+    second.accelerator.free_memory()
+    del second
     reporter.info(f"stage one of two: the image tokenizer, recipe {name}")
     first = Plan("vq", name, tree, {}, recipe_given=True, out=out / stages.FOLDER, resume="auto")
     train(first, device, None, deadline, reporter)
@@ -173,7 +180,8 @@ def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
     """The configuration and, for a resumed run, where it goes on. Touches no file."""
     config_class = options_module(plan.backend).Config
     # A first stage alone: it is continued, and what follows it is new.
-    begun = stages.is_begun(plan.folder) and plan.resume in ("auto", "latest")
+    staged = getattr(options_module(plan.backend), "TOKENS", False)
+    begun = staged and stages.is_begun(plan.folder) and plan.resume in ("auto", "latest")
     looked_for = plan.resume and not begun
     found = find_state(plan.folder, plan.resume or "", reporter.info) if looked_for else None
     if found is None:
@@ -199,10 +207,11 @@ def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
 def _over(tree: Tree, given: Tree) -> Tree:
     """The recipe's values with the given ones over them. What it says of scenes is not for other
     data."""
-    data, spec = dict(tree.get("data", {})), given.get("data", {}).get("spec", ["scenes"])
-    if "scenes" not in ([spec] if isinstance(spec, str) else spec):
-        data = {key: value for key, value in data.items() if key not in ("language", "easier")}
-    return merge({**tree, "data": data}, given)
+    data, spec = tree.get("data"), flatten(given).get("data.spec", ["scenes"])
+    if isinstance(data, dict) and "scenes" not in ([spec] if isinstance(spec, str) else spec):
+        kept = {key: value for key, value in data.items() if key not in ("language", "easier")}
+        tree = {**tree, "data": kept}
+    return merge(tree, given)
 
 
 def _complete(plan: Plan, config: Any) -> Any:

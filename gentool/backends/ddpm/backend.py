@@ -1,7 +1,6 @@
 """ddpm for the shared layers: the only file that sees both the algorithm and the network."""
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -9,19 +8,17 @@ from torch import Tensor, nn
 from gentool.backends.ddpm import Config, DecodeConfig, SampleConfig
 from gentool.backends.ddpm.algorithm import ModelFn, denoiser, guided, training_loss
 from gentool.backends.ddpm.network import UNet
-from gentool.data.holdout import train_and_validation
 from gentool.data.images import Picture, picture
 from gentool.data.source import Data, Example, Source
 from gentool.diffusion.bound import prior_term, step_term
-from gentool.diffusion.gaussian import Gaussian
 from gentool.diffusion.samplers import repaint
 from gentool.diffusion.samplers import sample as walk
-from gentool.diffusion.schedules import SCHEDULES, shifted_betas
+from gentool.diffusion.schedules import noise_chain
 from gentool.errors import UsageError
 from gentool.nn.conditions import Conditioned, label
 from gentool.nn.text import Captions, Encoded
 from gentool.protocol import Batch
-from gentool.render import grid, to_uint8
+from gentool.render import to_uint8
 from gentool.rng import BatchRng
 from gentool.tokenizers import Tokenizer
 from gentool.trace import OnStep, View
@@ -40,15 +37,8 @@ class Backend(Conditioned):
         self.drop_condition = config.diffusion.drop_condition
         self.shape = (config.data.channels, config.data.image_size, config.data.image_size)
         _check(config)
-        betas = SCHEDULES[config.diffusion.schedule](config.diffusion.T)
-        try:
-            self.chain = Gaussian(shifted_betas(betas, config.diffusion.shift))
-        except ValueError as error:
-            raise UsageError(
-                f"diffusion.T {config.diffusion.T} is too short for the "
-                f"{config.diffusion.schedule} schedule: {error}",
-                "a larger diffusion.T, or the cosine schedule",
-            ) from None
+        diffusion = config.diffusion
+        self.chain = noise_chain(diffusion.schedule, diffusion.T, diffusion.shift)
 
     def network(self) -> nn.Module:
         C, H, _ = self.shape
@@ -57,15 +47,7 @@ class Backend(Conditioned):
         return UNet(self.config.model, C, H, 2 * C if learned else C, text)
 
     def sources(self) -> tuple[Data, Source]:
-        sources = train_and_validation(self.config.data)
-        classes, found = self.config.model.classes, len(sources[0].labels)
-        if classes and classes != found:
-            raise UsageError(
-                f"model.classes is {classes}, the data have {found or 'no'} classes",
-                f"--set model.classes={found}",
-            )
-        self._held_out = sources[1]
-        return sources
+        return self.pictures(self.config.data)
 
     def prepare(
         self, source: Source[Example], index: int, rng: torch.Generator, augment: bool
@@ -98,14 +80,6 @@ class Backend(Conditioned):
 
     def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
         return {}, ""
-
-    def preview(
-        self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
-    ) -> None:
-        rng = BatchRng.for_samples(0, range(16))
-        told = self.shown(self._held_out, 16, folder / f"{stem}.txt")
-        images = self.draw(network, rng, self.config.sample, lambda *_: poll(), **told)
-        grid(to_uint8(images)).save(folder / f"{stem}.png")
 
     def variance(self, sample: SampleConfig) -> str:
         """Which variance of Gaussian.log_variance `sample` means for this model."""
@@ -228,15 +202,7 @@ class Backend(Conditioned):
     def _check_sample(self, sample: SampleConfig, y: Tensor | None, text: Tensor | None) -> None:
         """Raise UsageError for what this model cannot do, or what would do nothing."""
         sample.check(self.chain.T)
-        scale, nothing = sample.guidance_scale, y is None and text is None and not sample.negative
-        # The checkpoint's own scale may stand: it is for those who name something.
-        if nothing and scale not in (1.0, self.config.sample.guidance_scale):
-            names = ("--prompt TEXT",) * bool(self.captions)
-            names += ("--class NAME",) * bool(self.config.model.classes)
-            raise UsageError(
-                f"--guidance-scale {scale} without a class or caption to guide to",
-                " or ".join(names) or "this model knows no classes and no captions",
-            )
+        scale = sample.guidance_scale
         if sample.negative and not self.captions:
             raise UsageError(f"--negative {sample.negative!r}: this model reads no captions")
         if sample.negative and scale == 1.0:
@@ -246,12 +212,7 @@ class Backend(Conditioned):
                 f"--guidance-from {sample.guidance_from} is above --guidance-to "
                 f"{sample.guidance_to}: no step would be guided"
             )
-        bare = y is None and text is None
-        none = y is not None and bool((y == self.null_class).any())
-        if self.captions and text is not None:
-            none = bool((text == self.captions.null).all(dim=1).any())
-        if bare or scale != 1.0 or none:
-            self.no_condition()
+        self.check_guidance(scale, self.config.sample.guidance_scale, y, text, sample.negative)
 
 
 def _views(rows: Sequence[int], x_t: Tensor, x_0_hat: Tensor) -> list[View]:

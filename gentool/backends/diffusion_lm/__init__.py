@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from gentool.data.config import TextData
 from gentool.diffusion.config import Denoising
 from gentool.errors import UsageError
-from gentool.nn.config import check_heads
+from gentool.nn.config import check_heads, check_time_features
 from gentool.settings import setting
 from gentool.tokenizers.config import TokenizerConfig
 from gentool.training.config import TrainConfig
@@ -29,8 +29,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_heads("model", "hidden", self.hidden, self.heads)
-        if self.time_features % 2:
-            raise UsageError(f"model.time_features is even, got {self.time_features}")
+        check_time_features(self.time_features)
 
 
 @dataclass

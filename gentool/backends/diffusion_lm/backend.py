@@ -26,9 +26,8 @@ from gentool.data.holdout import text_train_and_validation
 from gentool.data.rows import Row, row
 from gentool.data.source import Data, Source
 from gentool.data.text import Text, is_pairs
-from gentool.diffusion.gaussian import Gaussian
 from gentool.diffusion.samplers import sample as walk
-from gentool.diffusion.schedules import SCHEDULES
+from gentool.diffusion.schedules import noise_chain
 from gentool.errors import UsageError
 from gentool.protocol import Batch, Line
 from gentool.rng import BatchRng
@@ -55,7 +54,7 @@ class Backend:
                 "diffusion-lm writes texts, and these data are pairs of them",
                 "--data scenes, a file of texts or hf:NAME, without a source column",
             )
-        self.chain = Gaussian(SCHEDULES[config.diffusion.schedule](config.diffusion.T))
+        self.chain = noise_chain(config.diffusion.schedule, config.diffusion.T)
 
     @cached_property
     def _words(self) -> Tensor:

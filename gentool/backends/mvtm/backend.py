@@ -23,14 +23,13 @@ from gentool.backends.mvtm.algorithm import (
     training_loss,
 )
 from gentool.backends.mvtm.network import MaskedTransformer
-from gentool.data.holdout import train_and_validation
 from gentool.data.images import Picture, picture
 from gentool.data.source import Data, Source
 from gentool.errors import UsageError
 from gentool.nn.conditions import Conditioned
 from gentool.nn.text import Captions
 from gentool.protocol import Batch
-from gentool.render import grid, to_uint8
+from gentool.render import to_uint8
 from gentool.rng import BatchRng
 from gentool.tokenizers.cache import TokenCache, Tokens
 from gentool.tokenizers.pictures import PictureTokenizer
@@ -67,17 +66,10 @@ class Backend(Conditioned):
         return MaskedTransformer(self.config.model, self.vocabulary, length, text)
 
     def sources(self) -> tuple[Data, Source]:
-        sources = train_and_validation(self.config.data)
-        classes, found = self.config.model.classes, len(sources[0].labels)
-        if classes and classes != found:
-            raise UsageError(
-                f"model.classes is {classes}, the data have {found or 'no'} classes",
-                f"--set model.classes={found}",
-            )
-        train, self._held_out = sources
+        train, held_out = self.pictures(self.config.data)
         if cache := self.config.tokenizer.cache:
-            train = TokenCache(Path(cache), self.image, train.fingerprint)
-        return train, self._held_out
+            return TokenCache(Path(cache), self.image, train.fingerprint), held_out
+        return train, held_out
 
     def prepare(
         self, source: Source[Any], index: int, rng: torch.Generator, augment: bool
@@ -109,14 +101,6 @@ class Backend(Conditioned):
     def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
         return {}, ""
 
-    def preview(
-        self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
-    ) -> None:
-        rng = BatchRng.for_samples(0, range(16))
-        told = self.shown(self._held_out, 16, folder / f"{stem}.txt")
-        images = self.draw(network, rng, self.config.sample, lambda *_: poll(), **told)
-        grid(to_uint8(images)).save(folder / f"{stem}.png")
-
     @torch.no_grad()
     def draw(
         self,
@@ -137,7 +121,7 @@ class Backend(Conditioned):
         tokens are drawn; `sample` is a DecodeConfig. Raises UsageError for what this model cannot
         do.
         """
-        self._check_sample(sample, y, text)
+        self.check_guidance(sample.guidance_scale, self.config.sample.guidance_scale, y, text)
         network.eval()
         device = next(network.parameters()).device
         tokens = torch.full((len(rng), self.N), self.mask)
@@ -228,20 +212,6 @@ class Backend(Conditioned):
             return guided(logits_c, logits_u, scale)
 
         return model_fn
-
-    def _check_sample(self, sample: SampleConfig, y: Tensor | None, text: Tensor | None) -> None:
-        """Raise UsageError for what this model cannot do, or what would do nothing."""
-        scale, bare = sample.guidance_scale, y is None and text is None
-        # The checkpoint's own scale may stand: it is for those who name something.
-        if bare and scale not in (1.0, self.config.sample.guidance_scale):
-            names = ("--prompt TEXT",) * bool(self.captions)
-            names += ("--class NAME",) * bool(self.config.model.classes)
-            raise UsageError(
-                f"--guidance-scale {scale} without a class or caption to guide to",
-                " or ".join(names) or "this model knows no classes and no captions",
-            )
-        if bare or scale != 1.0 or (y is not None and bool((y == self.null_class).any())):
-            self.no_condition()
 
 
 def _check(config: Config, shape: tuple[int, int, int]) -> None:

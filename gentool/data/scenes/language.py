@@ -81,11 +81,6 @@ TEMPLATES = {
 THING = {"en": "{size} {color} {shape}", "zh": "{color}的{size}{shape}"}
 
 
-def n_variants(language: str, n_things: int) -> int:
-    """How many paraphrases the language has of a scene with that many things."""
-    return len(TEMPLATES[language][n_things])
-
-
 def caption(scene: Scene, language: str, variant: np.random.Generator | int) -> str:
     """`scene` told in "en" or "zh", in paraphrase number `variant` or one drawn from a generator"""
     if language not in WORDS:

@@ -37,7 +37,8 @@ class Backend:
         return VQ(config.model, config.data.channels, config.quantizer, config.adversarial)
 
     def sources(self) -> tuple[Data, Source]:
-        return train_and_validation(self.config.data)
+        train, self._held_out = train_and_validation(self.config.data)
+        return train, self._held_out
 
     def prepare(
         self, source: Source[Example], index: int, rng: torch.Generator, augment: bool
@@ -97,7 +98,7 @@ class Backend:
     ) -> None:
         """Held-out pictures, each with its reconstruction to the right."""
         poll()
-        source = self.sources()[1]
+        source = self._held_out
         n = min(SHOWN, source.size or SHOWN)
         rng = generator("preview")
         examples = [picture(source, i, self.config.data, rng, augment=False) for i in range(n)]

@@ -9,7 +9,7 @@ from typing import Any
 
 from gentool.data.config import TextData
 from gentool.errors import BadDataError, UsageError
-from gentool.nn.config import check_heads
+from gentool.nn.config import check_heads, check_time_features
 from gentool.settings import setting
 from gentool.tokenizers.config import TokenizerConfig
 from gentool.training.config import TrainConfig
@@ -41,6 +41,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_heads("model", "hidden", self.hidden, self.heads)
+        check_time_features(self.time_features)
 
 
 @dataclass

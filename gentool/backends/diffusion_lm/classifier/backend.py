@@ -17,8 +17,7 @@ from gentool.data.holdout import text_train_and_validation
 from gentool.data.rows import Row, row
 from gentool.data.source import Data, Source
 from gentool.data.text import Text
-from gentool.diffusion.gaussian import Gaussian
-from gentool.diffusion.schedules import SCHEDULES
+from gentool.diffusion.schedules import noise_chain
 from gentool.errors import BadCheckpointError, UsageError, nearest
 from gentool.protocol import Batch
 from gentool.rng import BatchRng
@@ -34,7 +33,7 @@ class Backend:
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.length = config.data.length
-        self.chain = Gaussian(SCHEDULES[config.lm.schedule](config.lm.T))
+        self.chain = noise_chain(config.lm.schedule, config.lm.T)
         self.values = config.model.values
 
     def network(self) -> nn.Module:
