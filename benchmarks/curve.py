@@ -1,16 +1,19 @@
 """Record the training loss of a run at its start, middle and end.
 
-python benchmarks/curve.py NAME runs/cifar
+    python benchmarks/curve.py NAME runs/cifar gentool train ddpm --steps 5000
+
+After the run comes the command that it was trained by.
 """
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
 from results import append
 
 
-def main(name: str, run: str) -> None:
+def main(name: str, run: str, *command: str) -> None:
     log = [json.loads(line) for line in (Path(run) / "log.jsonl").read_text().splitlines()]
     losses = [record for record in log if "loss" in record]
     validations = [record for record in log if "val_loss" in record]
@@ -29,8 +32,7 @@ def main(name: str, run: str) -> None:
     config = json.loads((Path(run) / "config.json").read_text())
     figures.append({"metric": "training steps", "value": config["metrics"]["step"]})
     seed = config["config"]["train"]["seed"]
-    command = f"gentool train {config['backend']} --recipe {config['recipe']}"
-    append(name, command, [figure | {"seed": seed} for figure in figures])
+    append(name, shlex.join(command), [figure | {"seed": seed} for figure in figures])
 
 
 main(*sys.argv[1:])

@@ -69,7 +69,7 @@ def translate(
     \b
     echo 'a small red circle in the top left' | gentool decode {backend}
     gentool decode {backend} in.txt --steps 4 --length-beam 3 > out.txt
-    gentool decode {backend} in.txt --n-best 5 --json
+    gentool decode {backend} in.txt --length-beam 5 --n-best 5 --json
     gentool decode {backend} in.txt --trace how.html
 
     Lines come out in order, as soon as they are done; an empty line stays empty.
