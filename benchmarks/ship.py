@@ -11,7 +11,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from gentool.registry import options_module
 from gentool.resources import read_recipe
+from gentool.settings import build, to_tree
 
 ROOT = Path(__file__).parents[1]
 FIGURES = """
@@ -33,7 +35,8 @@ def main(run: str, name: str) -> None:
     shutil.copyfile(Path(run) / "model.safetensors", target / "model.safetensors")
     facts = json.loads((Path(run) / "config.json").read_text())
     _, recipe = read_recipe(name)
-    facts["config"]["sample"] |= recipe.get("sample", {})
+    sample = options_module(facts["backend"]).SampleConfig
+    facts["config"]["sample"] = to_tree(build(sample, recipe.get("sample", {})))
     if "image" in facts["config"].get("tokenizer", {}):
         facts["config"]["tokenizer"]["image"] = ""  # it brings its own, from wherever it came
     text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"

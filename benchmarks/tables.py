@@ -17,7 +17,8 @@ from results import read
 ROOT = Path(__file__).parents[1]
 DETAILS = (
     *("n", "seed", "split", "step", "batch", "repeats", "ratio", "difference"),
-    *("draws", "temperature", "parameters", "gflop", "matmul_gflops", "minutes", "seconds_per_sample", "threads"),
+    *("draws", "temperature", "parameters", "gflop", "matmul_gflops", "minutes"),
+    *("seconds_per_sample", "threads"),
 )
 BLOCK = re.compile(r"(<!-- figures (\S+)(.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -22,7 +22,7 @@ def evaluate(
     data: HeldOut = None,
     judge: Annotated[
         str | None,
-        value("DIR|NAME", "Whom to ask how likely samples are: a run of train judge. (default: nobody)"),
+        value("DIR|NAME", "Who says how likely samples are: a run of train judge. (default: none)"),
     ] = None,
     features: Annotated[
         str | None,
