@@ -9,7 +9,7 @@ how-mask-predict. They are drawn by the shipped checkpoints; Chinese needs a fon
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -33,11 +33,13 @@ def scenes() -> None:
 
 
 def samples() -> None:
-    enlarged(grid(drawn("-n", "64"), columns=16), "ddpm-scenes.png")
+    held_out = Scenes("test")
+    captions = [f"{held_out[i].caption}\n" for i in range(64)]
+    enlarged(grid(drawn("decode", captions=captions), columns=16), "ddpm-scenes.png")
 
 
 def noise_scale() -> None:
-    ancestral = ("-n", "12", "--sampler", "ancestral", "--steps", "250")
+    ancestral = ("sample", "-n", "12", "--sampler", "ancestral", "--steps", "250")
     rows = [drawn(*ancestral, "--noise-scale", str(scale)) for scale in NOISE_SCALES]
     enlarged(grid(np.concatenate(rows), columns=12), "noise-scale.png")
 
@@ -75,11 +77,12 @@ def few(image: Image.Image, colors: int) -> Image.Image:
     return image.quantize(colors, dither=Image.Dither.NONE)
 
 
-def drawn(*options: str) -> np.ndarray:
-    """Samples of the shipped checkpoint, uint8 [N, 32, 32, 3]."""
+def drawn(verb: str, *options: str, captions: Sequence[str] = ()) -> np.ndarray:
+    """What the shipped checkpoint draws, uint8 [N, 32, 32, 3]."""
     with tempfile.TemporaryDirectory() as folder:
-        command = ["gentool", "sample", "ddpm", *options, "--out", f"{folder}/x.npy", "--quiet"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        command = ["gentool", verb, "ddpm", *options, "--out", f"{folder}/x.npy", "--quiet"]
+        given = {"input": "".join(captions), "text": True}
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, **given)
         x = np.load(f"{folder}/x.npy")
     return np.rint((x + 1) * 127.5).astype(np.uint8).transpose(0, 2, 3, 1)
 

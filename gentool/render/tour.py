@@ -12,12 +12,12 @@ from gentool.trace import Trace
 ABOUT = {
     "diffusion-lm": "dreams up the captions. Each word is a point in a space of few dimensions. "
     "Noise is added to the points of a sentence until nothing of it is left, and a network learns "
-    "to tell where they were. Writing goes the way back: from pure noise, all words at once.",
+    "to predict where they were. Writing goes the way back: from pure noise, all words at once.",
     "mask-predict": "translates them. The network guesses how long the translation will be, "
     "predicts all its tokens at once, masks those it was least sure of, and predicts these again, "
     "seeing the others.",
     "ddpm": "draws what the translation says. Noise is added to a picture until nothing of it is "
-    "left, and a network learns to tell what was added. Drawing begins with pure noise and takes a "
+    "left, and a network learns to predict what was added. Drawing begins with pure noise and takes a "
     "little of it away in each step.",
     "mvtm": "draws it too, from tokens. A picture is a small grid of numbers from a codebook. All "
     "of them begin hidden; each step tells them all, keeps the surest and hides the rest again.",
