@@ -17,10 +17,10 @@ ABOUT = {
     "predicts all its tokens at once, masks those it was least sure of, and predicts these again, "
     "seeing the others.",
     "ddpm": "draws what the translation says. Noise is added to a picture until nothing of it is "
-    "left, and a network learns to predict what was added. Drawing begins with pure noise and takes a "
-    "little of it away in each step.",
+    "left, and a network learns to predict what was added. Drawing begins with pure noise and "
+    "takes a little of it away in each step.",
     "mvtm": "draws it too, from tokens. A picture is a small grid of numbers from a codebook. All "
-    "of them begin hidden; each step tells them all, keeps the surest and hides the rest again.",
+    "of them begin hidden; each step predicts them all, keeps the surest and hides the rest again.",
 }
 _SHORT = {"captions": "pipe", "translation": "drawn"}
 _WIDTH, _HEIGHT = 100, 24  # of a curve, in its own units
