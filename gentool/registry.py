@@ -55,6 +55,10 @@ HELPERS = {
     "teacher": "gentool.teacher",
     "vq": "gentool.tokenizers.vq",
 }
+# Formats of other libraries that checkpoints are converted from and to.
+FORMATS = {
+    "diffusers": "gentool.backends.ddpm.diffusers",
+}
 # Other libraries that draw from our checkpoints, to be measured beside us.
 PEERS = {
     "ddpm": {"diffusers": "gentool.backends.ddpm.peer"},
@@ -88,6 +92,11 @@ def default_recipe(name: str) -> str:
 def backend_class(name: str) -> Any:
     """The class that implements `gentool.protocol.Backend`. Raises UsageError."""
     return importlib.import_module(options_module(name).__name__ + ".backend").Backend
+
+
+def converter(name: str) -> Any:
+    """The module that reads and writes checkpoints of the format `name`."""
+    return importlib.import_module(FORMATS[name])
 
 
 def peer(backend: str, name: str) -> Any:

@@ -27,7 +27,7 @@ ELSEWHERE = {
     "PYTHONPATH=plugins": "test_fifth_backend.py: needs an installed package",
     "accelerate launch": "test_processes.py: several processes, a GPU each, a cluster",
     "torchrun": "test_processes.py",
-    "-m gentool train ddpm --data /shared/photos": "test_processes.py, in a script of Slurm",
+    "ddpm-photos --data /shared/photos": "test_processes.py, in a script of Slurm",
     "import diffusers": "test_convert.py: needs a folder of diffusers",
     "checkpoint cifar10 ": "test_convert.py: what that import makes",
     "export diffusers": "test_convert.py: takes networks without patches",

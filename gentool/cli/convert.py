@@ -10,6 +10,7 @@ from gentool.cli.commands import add_command, group
 from gentool.cli.console import console
 from gentool.cli.options import value
 from gentool.errors import UsageError
+from gentool.registry import converter
 from gentool.resources import shipped
 
 importing = group("Make a checkpoint of another library's model.")
@@ -35,13 +36,13 @@ def import_diffusers(
     is compared with gentool's on a random batch.
     """
     _check_new(out)
-    from gentool.backends.ddpm import diffusers
     from gentool.checkpoint.card import write_imported_card
     from gentool.checkpoint.config import RunConfig
     from gentool.checkpoint.weights import tensors_hash, write_weights
     from gentool.settings import to_tree
     from gentool.training.run import create
 
+    diffusers = converter("diffusers")
     found = diffusers.read(folder)
     if not found.has_scheduler:
         diffusion = found.config.diffusion
@@ -98,10 +99,10 @@ def export_diffusers(
     random batch.
     """
     _check_new(out)
-    from gentool.backends.ddpm import diffusers
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.training.run import create
 
+    diffusers = converter("diffusers")
     loaded = load_checkpoint(find_checkpoint(checkpoint, "ddpm"), "ddpm")
     compared: list[Any] = []
 
