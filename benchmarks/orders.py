@@ -16,8 +16,7 @@ from results import append
 from torch import Tensor
 
 from gentool.backends.mvtm.algorithm import decode
-from gentool.data.scenes import Layout, Scenes, render
-from gentool.data.scenes.source import Scene
+from gentool.data.scenes import Layout, Scene, Scenes, render
 from gentool.data.scenes.world import MAX_JITTER, cell_choices
 from gentool.rng import BatchRng
 

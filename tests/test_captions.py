@@ -3,11 +3,13 @@
 import zlib
 from collections import Counter
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import draws, two_things
 
+from gentool.checkpoint.load import load_checkpoint
 from gentool.data.config import ImageData
 from gentool.data.holdout import train_and_validation
 from gentool.data.scenes import (
@@ -29,6 +31,7 @@ from gentool.data.scenes import (
 from gentool.data.scenes.language import LANGUAGES, TEMPLATES
 from gentool.data.scenes.world import NOVEL_PAIRS, descriptions
 from gentool.errors import UsageError
+from gentool.evaluate.request import Request
 
 # --- captions ---
 
@@ -194,6 +197,18 @@ def test_what_is_held_out_is_not_easier() -> None:
     assert np.array_equal(held_out[0].image, Scenes("test")[0].image)
     with pytest.raises(UsageError, match="for scenes"):
         ImageData(spec=("photos",), easier=100)
+
+
+@pytest.mark.parametrize("data", ["scenes:test", None])
+def test_scenes_that_training_made_easier_are_measured_as_they_are(
+    tiny_run: Path, data: str | None
+) -> None:
+    loaded = load_checkpoint(tiny_run, "ddpm")
+    loaded.config.data.easier = 100  # also the backend's
+    request = Request(loaded, loaded.config.sample, data, 4, 0, "cpu", 4, None)
+    held_out, split = request.held_out()
+    assert np.array_equal(held_out[0].image, Scenes("test")[0].image)
+    assert request.of_scenes
 
 
 def test_the_source_names_itself() -> None:

@@ -11,7 +11,8 @@ import torch
 from tensors import SHAPE, normal
 
 from gentool.diffusion.gaussian import SPACINGS, Gaussian, at
-from gentool.diffusion.schedules import SCHEDULES, shifted_betas
+from gentool.diffusion.schedules import SCHEDULES, noise_chain, shifted_betas
+from gentool.errors import UsageError
 
 T = 1000
 CHAINS = [("linear", 1000), ("linear", 4000), ("cosine", 1000), ("cosine", 4000)]
@@ -265,3 +266,10 @@ def test_each_pixel_has_its_own_learned_variance(chain: Gaussian) -> None:
 def test_an_unknown_variance_is_an_error(chain: Gaussian) -> None:
     with pytest.raises(ValueError, match="fixed_small, learned_range, got 'learned'"):
         chain.log_variance("learned", 3, normal(*SHAPE))
+
+
+@pytest.mark.parametrize("schedule, T", [("linear", 20), ("linear", 2)])
+def test_a_chain_that_is_too_short_is_a_usage_error(schedule, T):
+    with pytest.raises(UsageError, match=f"diffusion.T {T} is too short for the {schedule}"):
+        noise_chain(schedule, T)
+    assert noise_chain(schedule, 100).T == 100

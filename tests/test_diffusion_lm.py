@@ -274,13 +274,6 @@ def test_the_network_is_told_the_level_on_a_scale_of_1000(backend):
     assert told[0].tolist() == [0, 500, 975]
 
 
-def test_a_chain_that_is_too_short_is_a_usage_error(tokenizer):
-    config = Config()
-    config.diffusion.schedule, config.diffusion.T = "linear", 20
-    with pytest.raises(UsageError, match="diffusion.T 20 is too short for the linear schedule"):
-        Backend(config, tokenizer)
-
-
 @pytest.mark.parametrize("wrong", [{"hidden": 10, "heads": 4}, {"time_features": 7}])
 def test_a_network_that_cannot_be_is_a_usage_error(wrong):
     with pytest.raises(UsageError):

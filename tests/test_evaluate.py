@@ -7,10 +7,8 @@ import numpy as np
 import pytest
 from conftest import draws, states_of, two_things
 
-from gentool.checkpoint.load import load_checkpoint
 from gentool.data.scenes import Scenes, draw_scene, parse_caption, render, split_of
 from gentool.evaluate.attributes import attribute_figures
-from gentool.evaluate.request import Request
 from gentool.evaluate.scenes import Verdict
 
 N = 24
@@ -93,16 +91,6 @@ def test_loss_is_measured_on_the_data_given(cli, tiny_run):
     assert cli(*command, "--data", "scenes:nonesuch").code == 2
     assert cli(*command, "--data", "nothing-here").code == 3
     assert cli(*command[:-1], "nonesuch").code == 2
-
-
-@pytest.mark.parametrize("data", ["scenes:test", None])
-def test_scenes_that_training_made_easier_are_measured_as_they_are(tiny_run, data):
-    loaded = load_checkpoint(tiny_run, "ddpm")
-    loaded.config.data.easier = 100  # also the backend's
-    request = Request(loaded, loaded.config.sample, data, 4, 0, "cpu", 4, None)
-    held_out, split = request.held_out()
-    assert np.array_equal(held_out[0].image, Scenes("test")[0].image)
-    assert request.of_scenes
 
 
 def test_pictures_of_another_size_are_measured_without_being_read(train, cli, tmp_path):

@@ -47,8 +47,9 @@ class Request:
     def of_scenes(self) -> bool:
         """Whether the model is one of the built-in world, and what it makes can be read."""
         data = self.loaded.config.data
-        size = (data.channels, data.image_size) if self.kind == "images" else (3, CANVAS)
-        return "scenes" in data.spec and size == (3, CANVAS)
+        if "scenes" not in data.spec:
+            return False
+        return self.kind == "text" or (data.channels, data.image_size) == (3, CANVAS)
 
     @property
     def draws(self) -> bool:

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from gentool.data.config import ImageData
 from gentool.data.holdout import train_and_validation
 from gentool.data.source import Data, Source, consecutive
 from gentool.errors import BadDataError, UsageError
@@ -60,12 +59,12 @@ class Conditioned(ABC):
             )
 
     def check_guidance(
-        self, scale: float, usual: float, y: Tensor | None, text: Tensor | None, negative: str = ""
+        self, scale: float, y: Tensor | None, text: Tensor | None, negative: str = ""
     ) -> None:
-        """Raise UsageError for guidance that would do nothing, or that this model cannot do. usual:
-        the checkpoint's own scale, which may stand: it is for those who name something."""
+        """Raise UsageError for guidance that would do nothing, or that this model cannot do."""
         bare = y is None and text is None
-        if bare and not negative and scale not in (1.0, usual):
+        # The checkpoint's own scale may stand: it is for those who name something.
+        if bare and not negative and scale not in (1.0, self.config.sample.guidance_scale):
             names = ("--prompt TEXT",) * bool(self.captions)
             names += ("--class NAME",) * bool(self.classes)
             raise UsageError(
@@ -78,9 +77,9 @@ class Conditioned(ABC):
         if bare or scale != 1.0 or none:
             self.no_condition()
 
-    def pictures(self, data: ImageData) -> tuple[Data, Source]:
+    def sources(self) -> tuple[Data, Source]:
         """What is trained on, and what is held out. Raises UsageError if it has other classes."""
-        train, self._held_out = train_and_validation(data)
+        train, self._held_out = train_and_validation(self.config.data)
         if self.classes and self.classes != (found := len(train.labels)):
             raise UsageError(
                 f"model.classes is {self.classes}, the data have {found or 'no'} classes",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gentool.errors import UsageError
 from gentool.nn.config import TextConfig
 from gentool.tokenizers import Tokenizer
-from gentool.tokenizers.huggingface import HuggingFace
+from gentool.tokenizers.huggingface import HuggingFace, translated
 
 
 class Encoded(NamedTuple):
@@ -137,8 +137,6 @@ class Pretrained:
 
 def _load(name: str, revision: str) -> Any:
     import transformers
-
-    from gentool.tokenizers.huggingface import translated
 
     transformers.utils.logging.disable_progress_bar()
     given: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}

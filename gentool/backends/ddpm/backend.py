@@ -9,7 +9,7 @@ from gentool.backends.ddpm import Config, DecodeConfig, SampleConfig
 from gentool.backends.ddpm.algorithm import ModelFn, denoiser, guided, training_loss
 from gentool.backends.ddpm.network import UNet
 from gentool.data.images import Picture, picture
-from gentool.data.source import Data, Example, Source
+from gentool.data.source import Example, Source
 from gentool.diffusion.bound import prior_term, step_term
 from gentool.diffusion.samplers import repaint
 from gentool.diffusion.samplers import sample as walk
@@ -45,9 +45,6 @@ class Backend(Conditioned):
         learned = self.config.diffusion.variance == "learned_range"
         text = self.captions.encoder() if self.captions else None
         return UNet(self.config.model, C, H, 2 * C if learned else C, text)
-
-    def sources(self) -> tuple[Data, Source]:
-        return self.pictures(self.config.data)
 
     def prepare(
         self, source: Source[Example], index: int, rng: torch.Generator, augment: bool
@@ -212,7 +209,7 @@ class Backend(Conditioned):
                 f"--guidance-from {sample.guidance_from} is above --guidance-to "
                 f"{sample.guidance_to}: no step would be guided"
             )
-        self.check_guidance(scale, self.config.sample.guidance_scale, y, text, sample.negative)
+        self.check_guidance(scale, y, text, sample.negative)
 
 
 def _views(rows: Sequence[int], x_t: Tensor, x_0_hat: Tensor) -> list[View]:

@@ -66,7 +66,7 @@ class Backend(Conditioned):
         return MaskedTransformer(self.config.model, self.vocabulary, length, text)
 
     def sources(self) -> tuple[Data, Source]:
-        train, held_out = self.pictures(self.config.data)
+        train, held_out = super().sources()
         if cache := self.config.tokenizer.cache:
             return TokenCache(Path(cache), self.image, train.fingerprint), held_out
         return train, held_out
@@ -121,7 +121,7 @@ class Backend(Conditioned):
         tokens are drawn; `sample` is a DecodeConfig. Raises UsageError for what this model cannot
         do.
         """
-        self.check_guidance(sample.guidance_scale, self.config.sample.guidance_scale, y, text)
+        self.check_guidance(sample.guidance_scale, y, text)
         network.eval()
         device = next(network.parameters()).device
         tokens = torch.full((len(rng), self.N), self.mask)
