@@ -10,8 +10,8 @@ import pytest
 from conftest import draws, two_things
 
 from gentool.checkpoint.load import load_checkpoint
-from gentool.data.config import ImageData
-from gentool.data.holdout import train_and_validation
+from gentool.data.config import ImageData, PairData
+from gentool.data.holdout import text_train_and_validation, train_and_validation
 from gentool.data.scenes import (
     COLORS,
     PLACES,
@@ -20,6 +20,7 @@ from gentool.data.scenes import (
     SPLITS,
     Scene,
     Scenes,
+    SceneTexts,
     Thing,
     caption,
     draw_scene,
@@ -188,6 +189,29 @@ def test_the_easier_scenes_come_first_and_leave_nothing_open() -> None:
     assert len(pictures) < 1500 and all(len(drawn) == 1 for drawn in pictures.values())
     assert np.array_equal(easier[2000].image, plain[2000].image)
     assert easier.fingerprint != plain.fingerprint
+
+
+def test_the_easier_targets_come_first_and_are_one_for_each_scene() -> None:
+    easier, plain = SceneTexts("train", "en-zh", easier=2000), SceneTexts("train", "en-zh")
+    targets: dict[object, set[str]] = {}
+    for index in range(2000):
+        pair = easier[index]
+        scene = parse_caption(pair.text)
+        assert scene == parse_caption(pair.source or "") is not None
+        assert pair.source == plain[index].source
+        targets.setdefault(scene, set()).add(pair.text)
+    assert len(targets) < 1500 and all(len(told) == 1 for told in targets.values())
+    assert easier[2000] == plain[2000]
+    assert easier.fingerprint != plain.fingerprint
+
+
+def test_of_pairs_what_is_held_out_is_not_easier() -> None:
+    config = PairData(easier=100)
+    train, held_out = text_train_and_validation(config)
+    assert [train[i] for i in range(9)] == [SceneTexts("train", "en-zh", 100)[i] for i in range(9)]
+    assert held_out[0] == SceneTexts("test", "en-zh")[0]
+    with pytest.raises(UsageError, match="for scenes"):
+        PairData(spec=("a.en,a.zh",), easier=100)
 
 
 def test_what_is_held_out_is_not_easier() -> None:

@@ -51,8 +51,7 @@ class ImageData:
             raise UsageError("data.channels is 1 (grey) or 3 (RGB), got 2")
         _check_spec(self.spec, self.split)
         _check_language(self)
-        if self.easier and self.spec != ("scenes",):
-            raise UsageError(f"data.easier is for scenes, data.spec is {list(self.spec)}")
+        _check_easier(self)
         for text in self.where:
             condition(text)
 
@@ -119,10 +118,14 @@ class PairData(TextData):
     language: str = setting(
         "en-zh", "of scenes: from which language into which", choices=("en-zh", "zh-en")
     )
+    easier: int = setting(
+        0, "so many of the first targets have one paraphrase per scene: order comes later", low=0
+    )
     length: int = setting(256, "tokens of a source or target at the most, its end included", low=2)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_easier(self)
         if self.layout == "block":
             raise UsageError('data.layout = "block" is for single texts, these are pairs')
 
@@ -142,6 +145,11 @@ def _check_language(section: ImageData | TextData) -> None:
         raise UsageError(
             f"data.language = {section.language!r} is for scenes, data.spec is {list(section.spec)}"
         )
+
+
+def _check_easier(section: ImageData | PairData) -> None:
+    if section.easier and section.spec != ("scenes",):
+        raise UsageError(f"data.easier is for scenes, data.spec is {list(section.spec)}")
 
 
 def condition(text: str) -> tuple[str, Callable[[Any, Any], bool], float | str]:

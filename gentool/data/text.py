@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gentool.data.config import TextData
+from gentool.data.config import PairData, TextData
 from gentool.data.source import Joined, Source
 from gentool.errors import BadDataError, NotFoundError, UsageError, nearest
 
@@ -71,7 +71,8 @@ def _open(spec: str, config: TextData) -> Source[Text]:
     if spec == "scenes":
         from gentool.data.scenes import SceneTexts
 
-        return SceneTexts(config.split, config.language)
+        easier = config.easier if isinstance(config, PairData) else 0
+        return SceneTexts(config.split, config.language, easier)
     if spec.startswith("hf:"):
         from gentool.data.hub import HubTexts
 

@@ -93,11 +93,11 @@ class Request:
         name, _, split = self.data.partition(":")
         opened = open_images if self.kind == "images" else open_texts
         # What training made easier is measured as it is.
-        plain: dict[str, Any] = {"easier": 0} if self.kind == "images" else {}
+        plain: dict[str, Any] = {"easier": 0} if hasattr(config, "easier") else {}
         if name == "scenes":
             if self.kind == "text":
                 columns = ("text_column", "source_column", "mr_column")
-                plain = {column: "" for column in columns} | {"attributes": ()}
+                plain |= {column: "" for column in columns} | {"attributes": ()}
             chosen = replace(config, spec=("scenes",), split=split or "test", **plain)
             return opened(chosen), chosen.split
         # The language is that of scenes; other data have their own.

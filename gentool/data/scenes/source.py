@@ -27,14 +27,18 @@ class _World:
     size: int | None = None
     labels: tuple[str, ...] = ()
 
-    def __init__(self, split: str = "train", language: str = "en") -> None:
+    def __init__(self, split: str, language: str, easier: int) -> None:
         known = (*LANGUAGES, "both")
         if language not in known:
             raise UsageError(f"unknown language of scenes {language!r}", nearest(language, known))
         descriptions(split)  # raises for an unknown split
-        self.split = split
+        self.split, self.easier = split, easier
         self.languages = LANGUAGES if language == "both" else (language,)
-        self.fingerprint = f"scenes-{VERSION}-{split}-{language}"
+        self.fingerprint = self._fingerprint(language)
+
+    def _fingerprint(self, language: str) -> str:
+        easier = f"-easier-{self.easier}" if self.easier else ""
+        return f"scenes-{VERSION}-{self.split}-{language}{easier}"
 
     def key(self, index: int) -> str:
         """The name of example `index`."""
@@ -57,10 +61,7 @@ class Scenes(_World):
     """
 
     def __init__(self, split: str = "train", language: str = "en", easier: int = 0) -> None:
-        super().__init__(split, language)
-        self.easier = easier
-        if easier:
-            self.fingerprint += f"-easier-{easier}"
+        super().__init__(split, language, easier)
 
     def __getitem__(self, index: int) -> Example:
         scene, layout, text, _ = self.tell(index)
@@ -70,20 +71,27 @@ class Scenes(_World):
 
 
 class SceneTexts(_World):
-    """The captions of `Scenes` alone, with what is true of the scene; pairs in "en-zh", "zh-en"."""
+    """The captions of `Scenes` alone, with what is true of the scene; pairs in "en-zh", "zh-en".
 
-    def __init__(self, split: str = "train", language: str = "en") -> None:
+    Of pairs the first `easier` targets are the one paraphrase that their scene always has.
+    Elsewhere the two things of a target may come in either order; how they are related then follows
+    from the order, and is learnt late or never by a model that cannot tell which thing is which.
+    """
+
+    def __init__(self, split: str = "train", language: str = "en", easier: int = 0) -> None:
         source, _, target = language.rpartition("-")
-        super().__init__(split, target)
+        super().__init__(split, target, easier)
         self.source = source
         if source:
             if source not in LANGUAGES:
                 raise UsageError(
                     f"unknown language of scenes {source!r}", nearest(source, LANGUAGES)
                 )
-            self.fingerprint = f"scenes-{VERSION}-{split}-{language}"
+            self.fingerprint = self._fingerprint(language)
 
     def __getitem__(self, index: int) -> Text:
         scene, _, text, rng = self.tell(index)
         source = caption(scene, self.source, rng) if self.source else None
+        if index < self.easier:
+            text = caption(scene.canonical(), self.languages[0], 0)
         return Text(self.key(index), text, attributes(scene), source)
