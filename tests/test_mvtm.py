@@ -211,6 +211,18 @@ def test_temperature_and_top_p():
     assert torch.equal(one[0], greedy)
 
 
+@pytest.mark.parametrize("spread", [0.1, 1.0, 5.0])  # from nearly even to a few likely tokens
+def test_the_nucleus_of_many_tokens_is_that_of_all_sorted(spread):
+    logits = spread * normal(20, 300).double()
+    p = logits.softmax(dim=1)
+    for top_p in (0.05, 0.5, 0.9, 0.999):
+        n = nucleus(logits, top_p).isfinite()
+        fewest = (p.sort(dim=1, descending=True).values.cumsum(dim=1) < top_p).sum(dim=1) + 1
+        assert torch.equal(n.sum(dim=1), fewest)
+        assert (p.masked_fill(~n, 2).amin(dim=1) > p.masked_fill(n, -1).amax(dim=1)).all()
+        assert torch.equal(nucleus(logits, top_p)[n], logits[n])
+
+
 def test_guidance():
     c, u = normal(3, K), normal(3, K, seed=1)
     assert torch.equal(guided(c, u, 0.0), u) and torch.allclose(guided(c, u, 1.0), c, atol=1e-6)
