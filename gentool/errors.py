@@ -7,6 +7,7 @@ else in the package calls `sys.exit`.
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class GentoolError(Exception):
@@ -82,3 +83,14 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+
+
+def missing_file(path: Path) -> NotFoundError:
+    """The error for a `path` that is no file: its hint is the nearest name in the same folder."""
+    if path.is_dir():
+        return NotFoundError(f"{path} is a folder", "give a file in it")
+    if not path.parent.is_dir():
+        return NotFoundError(f"no such file: {path}", f"there is no folder {path.parent}")
+    close = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()])
+    hint = f"did you mean {path.with_name(close[0])}?" if close else ""
+    return NotFoundError(f"no such file: {path}", hint)

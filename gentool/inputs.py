@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gentool.data.decode import MAX_BYTES, decode
-from gentool.errors import BadDataError, NotFoundError, UsageError, nearest
+from gentool.errors import BadDataError, UsageError, missing_file, nearest
 from gentool.nn.text import Captions
 
 Shape = tuple[int, int, int]  # C, H, W
@@ -45,7 +45,7 @@ def unread(captions: Captions, text: str) -> str:
 def read_array(path: Path) -> np.ndarray:
     """What an .npy file holds, without pickle. Raises NotFoundError or BadDataError."""
     if not path.is_file():
-        raise NotFoundError(f"no such file: {path}")
+        raise missing_file(path)
     try:
         with path.open("rb") as stream:
             return np.lib.format.read_array(stream, allow_pickle=False)
@@ -111,6 +111,6 @@ def mask_hole(path: Path, shape: Shape) -> Tensor:
 
 def _read(path: Path) -> bytes:
     if not path.is_file():
-        raise NotFoundError(f"no such file: {path}")
+        raise missing_file(path)
     with path.open("rb") as file:
         return file.read(MAX_BYTES + 1)

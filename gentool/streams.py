@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import BinaryIO
 
-from gentool.errors import BadDataError, NotFoundError
+from gentool.errors import BadDataError, missing_file
 
 PAUSE = 0.05  # seconds
 PIECE = 1 << 16  # bytes read at a time at the most
@@ -33,7 +33,7 @@ def arriving_lines(where: str) -> Iterator[str | BadDataError | None]:
     """As `stream_any_lines`, and None where no other line has come for PAUSE seconds: whoever
     collects lines should go on with those there are. A file has no pauses."""
     if where != "-" and not Path(where).is_file():
-        raise NotFoundError(f"no file {where}")
+        raise missing_file(Path(where))
     with nullcontext(sys.stdin.buffer) if where == "-" else open(where, "rb") as file:
         number = 0
         for line in _split(_pieces(file)):

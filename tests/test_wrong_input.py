@@ -194,3 +194,20 @@ def test_training_on_pictures_can_skip_a_bad_one(train, truncated, tmp_path):
     (photo := truncated / "cats/0.png").unlink()
     result = train("--data", truncated, *skip, "--resume", "latest", "--steps", 11)
     assert result.code == 4 and "changed" in result.err, photo
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("caption.txt", ("no such file", "did you mean", "captions.txt?")),
+        ("elsewhere/captions.txt", ("no such file", "there is no folder", "elsewhere")),
+        ("photos", ("is a folder", "give a file in it")),
+        ("q", ("no such file: ",)),
+    ],
+)
+def test_a_file_that_is_not_there(cli, tmp_path, photos, name, words):
+    (tmp_path / "captions.txt").write_text("a small red circle in the center\n")
+    fails(cli("decode", "mask-predict", "-q", tmp_path / name), 3, *words)
+    box = ("--box", "0,0,2,2", "--out", tmp_path / "edited.png")
+    fails(cli("decode", "ddpm", "-q", "--image", tmp_path / name, *box), 3, *words)
+    assert not (tmp_path / "edited.png").exists()
