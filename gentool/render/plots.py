@@ -61,18 +61,19 @@ def curves(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
 def quality_against_time(records: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw what `gentool bench` recorded: a line for each checkpoint and way of sampling, a point
     for each number of steps, with its spread. Raises BadDataError where nothing has a quality."""
-    lines: dict[str, list[Mapping[str, Any]]] = {}
+    lines: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for record in records:
         if record["quality"] is not None:
             by = "" if record["library"] == "gentool" else f"{record['library']}, "
             how = f", {way(record)}" if way(record) else ""
             name = f"{by}{record['backend']} {Path(record['checkpoint']).name}{how}"
-            lines.setdefault(f"{name}: {record['metric']}", []).append(record)
+            lines.setdefault((name, record["metric"]), []).append(record)
     if not lines:
         raise BadDataError("no record has a quality to draw", "gentool bench ... --metric NAME")
+    metrics = {metric for _, metric in lines}
     figure = _figure(8, 5.5)
     axes = figure.subplots()
-    for number, (name, points) in enumerate(lines.items()):
+    for number, ((name, metric), points) in enumerate(lines.items()):
         points.sort(key=lambda record: record["seconds_per_sample"])
         x = [p["seconds_per_sample"] for p in points]
         y = [p["quality"] for p in points]
@@ -81,7 +82,8 @@ def quality_against_time(records: Sequence[Mapping[str, Any]], path: Path) -> No
             [p["seconds_most"] - p["seconds_per_sample"] for p in points],
         ]
         axes.errorbar(
-            x, y, xerr=across, yerr=[p["quality_deviation"] or 0 for p in points], label=name,
+            x, y, xerr=across, yerr=[p["quality_deviation"] or 0 for p in points], 
+            label=name if len(metrics) == 1 else f"{name}: {metric}",
             color=f"C{number % 10}", ls=STYLES[number // 10 % len(STYLES)], marker="o", ms=4,
             lw=1.3, capsize=2,
         )  # fmt: skip
@@ -89,8 +91,10 @@ def quality_against_time(records: Sequence[Mapping[str, Any]], path: Path) -> No
             text = f"{p['steps']}"
             axes.annotate(text, at, (4, -11), textcoords="offset points", color=f"C{number % 10}")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(extra("matplotlib.ticker", "--plot").LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.minorticks_off()
     finish(axes, "quality against time; numbers are steps", "seconds per sample")
-    metrics = {record["metric"] for points in lines.values() for record in points}
     axes.set_ylabel(metrics.pop() if len(metrics) == 1 else "quality")
     figure.legend(loc="outside lower center", ncols=1, frameon=False)
     save(figure, path)
