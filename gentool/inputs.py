@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from gentool.errors import BadDataError, UsageError, missing_file, nearest
 from gentool.nn.text import Captions
 
 Shape = tuple[int, int, int]  # C, H, W
+SHOWN = 80  # letters of a caption that a message repeats
 
 
 def class_index(name: str, labels: Sequence[str]) -> int:
@@ -25,6 +27,19 @@ def class_index(name: str, labels: Sequence[str]) -> int:
     return list(labels).index(name)
 
 
+def line_class(line: str, backend: Any, labels: Sequence[str]) -> int:
+    """The number of the class that a line of input asks for; that of no class where it is a caption
+    or empty. Raises UsageError for what `backend` cannot draw."""
+    if not line:
+        backend.no_condition()
+    elif not (backend.captions or labels):
+        raise UsageError(
+            f"{line!r}: this model reads no captions and knows no classes",
+            "--checkpoint names one that does; an empty line draws any picture",
+        )
+    return class_index(line, labels) if line and not backend.captions else backend.null_class
+
+
 def caption_rows(captions: Captions | None, texts: Sequence[str]) -> Tensor:
     """`texts` as a model reads them, [n, L]. Raises UsageError for one that reads no captions."""
     if captions is None:
@@ -35,11 +50,12 @@ def caption_rows(captions: Captions | None, texts: Sequence[str]) -> Tensor:
 def unread(captions: Captions, text: str) -> str:
     """What a model will not see of a caption, in words; empty if it sees all of it."""
     ids = captions.tokenizer.encode(text)
+    shown = repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}…")
     if captions.tokenizer.special("unk") in ids:
-        return f"{text!r} has words that this model does not know"
+        return f"{shown} has words that this model does not know"
     room = int((captions.rows([text]) != captions.tokenizer.special("pad")).sum())
     around = int((captions.null != captions.tokenizer.special("pad")).sum())
-    return f"{text!r} is too long and cut" if len(ids) > room - around else ""
+    return f"{shown} is too long and cut" if len(ids) > room - around else ""
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -24,7 +24,7 @@ Tell = Callable[[int, Path | None, int | None], None]  # sample number, its file
 
 def check_target(out: str) -> None:
     """Raise UsageError if images cannot be written to `out`."""
-    if out == "-" or out.endswith(("/", ".png", ".npy")) or Path(out).is_dir():
+    if out == "-" or out.endswith(("/", ".png", ".npy")) or (out and Path(out).is_dir()):
         return
     raise UsageError(f"--out {out}: not a .png, a .npy, a folder (with / at its end) or -")
 

@@ -15,7 +15,7 @@ from gentool.errors import BadDataError
 from gentool.extras import extra
 from gentool.protocol import Line
 from gentool.rng import BatchRng
-from gentool.settings import Tree, build, merge
+from gentool.settings import OPTION, Tree, build, merge
 from gentool.trace import Look, Recorder
 
 Item = TypeVar("Item")
@@ -27,7 +27,7 @@ def sample_settings(loaded: Loaded, given: Tree, section: type | None = None) ->
     section = section or type(loaded.config.sample)
     names = {field.name for field in fields(section)}
     saved = {k: v for k, v in loaded.run_config.config["sample"].items() if k in names}
-    return build(section, merge(saved, given), "--")
+    return build(section, merge(saved, given), OPTION)
 
 
 def class_names(loaded: Loaded) -> list[str]:

@@ -17,6 +17,7 @@ from gentool.errors import UsageError, nearest
 
 Config = TypeVar("Config")
 Tree = dict[str, Any]
+OPTION = "--"  # what a setting is called where it is an option
 
 
 def setting(
@@ -39,22 +40,24 @@ def setting(
 def build(config_class: type[Config], tree: Tree, where: str = "") -> Config:
     """The configuration that `tree` describes; what it does not mention keeps its default.
 
-    where: prefix of the keys in messages. Raises UsageError naming key, value and what is allowed.
+    where: prefix of the keys in messages, OPTION for those that are options. Raises UsageError
+    naming key, value and what is allowed.
     """
     fields = {f.name: f for f in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(config_class)
     values = {}
     for key, value in tree.items():
+        name = where + (key.replace("_", "-") if where == OPTION else key)
         if key not in fields:
-            raise UsageError(f"unknown key {where + key!r}", nearest(key, fields))
+            raise UsageError(f"unknown key {name!r}", nearest(key, fields))
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, dict):
-                raise UsageError(f"{where + key} is a section, got {value!r}")
+                raise UsageError(f"{name} is a section, got {value!r}")
             # A section's own defaults may differ from its class's: start from the instance.
             base = to_tree(_default(fields[key]))
-            values[key] = build(hints[key], merge(base, value), f"{where}{key}.")
+            values[key] = build(hints[key], merge(base, value), f"{name}.")
         else:
-            values[key] = _checked(where + key, value, hints[key], fields[key].metadata)
+            values[key] = _checked(name, value, hints[key], fields[key].metadata)
     return config_class(**values)
 
 

@@ -1,6 +1,8 @@
 """Text that comes line by line, from a file or a pipe. Imports no torch."""
 
+import os
 import select
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -32,7 +34,7 @@ def stream_any_lines(where: str) -> Iterator[str | BadDataError]:
 def arriving_lines(where: str) -> Iterator[str | BadDataError | None]:
     """As `stream_any_lines`, and None where no other line has come for PAUSE seconds: whoever
     collects lines should go on with those there are. A file has no pauses."""
-    if where != "-" and not Path(where).is_file():
+    if where != "-" and (not Path(where).exists() or Path(where).is_dir()):
         raise missing_file(Path(where))
     with nullcontext(sys.stdin.buffer) if where == "-" else open(where, "rb") as file:
         number = 0
@@ -47,6 +49,15 @@ def arriving_lines(where: str) -> Iterator[str | BadDataError | None]:
                 yield BadDataError("not UTF-8")
                 continue
             yield text.removesuffix("\n").removesuffix("\r")
+
+
+def waits() -> bool:
+    """Whether something in a pipe on standard input is there to be read."""
+    try:
+        piped = stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode)
+        return piped and bool(select.select([sys.stdin], [], [], 0)[0])
+    except (OSError, ValueError):  # no descriptor
+        return False
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes | None]:

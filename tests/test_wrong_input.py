@@ -1,6 +1,10 @@
 """Every wrong input that the contract names: its exit code, and one or two lines that help."""
 
 import io
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -9,6 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+
+from gentool.__main__ import main
 
 
 @pytest.fixture(autouse=True)
@@ -211,3 +217,123 @@ def test_a_file_that_is_not_there(cli, tmp_path, photos, name, words):
     box = ("--box", "0,0,2,2", "--out", tmp_path / "edited.png")
     fails(cli("decode", "ddpm", "-q", "--image", tmp_path / name, *box), 3, *words)
     assert not (tmp_path / "edited.png").exists()
+
+
+# Lines and streams
+
+
+def test_a_line_that_is_not_utf8_costs_its_own_picture_alone(cli, tmp_path):
+    (tmp_path / "lines").write_bytes(b"\n\xff\xfe bad\na small red circle in the center\n")
+    out = tmp_path / "drawn.npy"
+    command = ("decode", "ddpm", tmp_path / "lines", "--steps", 2, "--out", out)
+    result = cli(*command, "--json")
+    assert result.code == 4 and "line 2: not UTF-8" in result.err
+    assert [record["skipped"] for record in result.records] == [False, True, False]
+    pictures = np.load(out)
+    assert (pictures[1] == 1).all() and not (pictures[0] == 1).all()
+    out.unlink()
+    result = cli(*command, "--on-error", "stop")
+    assert result.code == 4 and "line 2: not UTF-8" in result.err and not out.exists()
+
+
+def test_a_caption_of_no_scene_counts_as_not_shown(cli, tmp_path):
+    said = ["a small red circle in the center", "", "no such thing"]
+    (tmp_path / "said.txt").write_text("".join(f"{line}\n" for line in said))
+    np.save(tmp_path / "x.npy", np.full((3, 3, 32, 32), -0.9, np.float32))
+    result = cli(
+        "eval", "scenes", "--images", tmp_path / "x.npy", "--captions", tmp_path / "said.txt"
+    )
+    assert result.code == 4 and result.out.count("wrong") == 3
+    assert "line 2 describes no scene" in result.err and "2 of 3 captions" in result.err
+
+
+def test_a_long_caption_is_not_repeated_whole(cli, tmp_path):
+    (tmp_path / "long").write_text("a small red circle " * 900)
+    command = ("decode", "ddpm", tmp_path / "long", "--steps", 1, "--out", tmp_path / "x.npy")
+    result = cli(*command)
+    assert result.code == 0 and "too long and cut" in result.err and len(result.err) < 900
+
+
+def test_a_pipe_is_a_file(cli, tmp_path):
+    read, write = os.pipe()
+    os.write(write, b"a small red circle in the center\n")
+    os.close(write)
+    result = cli("decode", "mask-predict", f"/dev/fd/{read}", "-q")
+    os.close(read)
+    assert result.code == 0 and len(result.out.splitlines()) == 1
+
+
+def test_an_edit_says_that_it_does_not_read_what_waits(cli, tmp_path, monkeypatch):
+    Image.new("RGB", (32, 32)).save(tmp_path / "in.png")
+    read, write = os.pipe()
+    os.write(write, b"a small red circle in the center\n")
+    monkeypatch.setattr("sys.stdin", os.fdopen(read))
+    edit = ("decode", "mvtm", "--image", tmp_path / "in.png", "--box", "0,0,8,8", "--steps", 1)
+    result = cli(*edit, "--out", tmp_path / "x.npy")
+    os.close(write)
+    assert result.code == 0 and "standard input is not read" in result.err
+    assert "not read" not in cli(*edit, "-", "--out", tmp_path / "y.npy").err
+
+
+@pytest.mark.parametrize(
+    ("closed", "code", "words"),
+    [("<&-", 4, "no lines"), (">&-", 1, "standard output is closed"), ("2>&-", 0, "")],
+)
+def test_closed_streams(tmp_path, closed, code, words):
+    argument = "" if closed == "<&-" else tmp_path / "in.txt"
+    (tmp_path / "in.txt").write_text("\n")
+    backend = "ddpm --out x.png" if closed == "<&-" else "mask-predict"
+    line = f"{sys.executable} -m gentool decode {backend} {argument} {closed}"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == code and words in done.stderr, done.stderr
+    assert "bug" not in done.stderr and "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr and done.stdout == ("\n" if closed == "2>&-" else "")
+
+
+def test_ctrl_c_while_modules_are_read(monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "gentool.cli.main")
+    monkeypatch.setattr("builtins.__import__", interrupted)
+    with pytest.raises(SystemExit) as exited:
+        main()
+    monkeypatch.undo()
+    assert exited.value.code == 130 and capsys.readouterr().err == "interrupted\n"
+
+
+# Runs and checkpoints
+
+
+def test_a_run_does_not_end_before_where_it_is(train, tiny_run, tmp_path):
+    assert train("--steps", 12, "--quiet").code == 0
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    fails(train("--resume", "latest", "--steps", 3, "--quiet"), 2, "is at step 12", "--steps N")
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_a_garbled_log_does_not_stop_a_run(train, tmp_path):
+    assert train("--steps", 10, "--quiet").code == 0
+    with (tmp_path / "run" / "log.jsonl").open("ab") as file:
+        file.write(b"\xff\x00\xfe{ garbage")
+    assert train("--resume", "latest", "--steps", 12, "--quiet").code == 0
+
+
+def test_what_may_not_be_read_is_no_bug(cli, tiny_run, monkeypatch):
+    weights, opened = tiny_run / "model.safetensors", Path.open
+
+    def refuse(path, *arguments, **more):
+        if path == weights:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr("os.access", lambda path, mode: str(path) != str(weights))
+    result = cli("sample", "ddpm", "-q", "-c", tiny_run)
+    fails(result, 1, "Permission denied", f"chmod +r {weights}")
+
+
+def test_options_are_called_as_they_are_typed(cli):
+    fails(cli("sample", "ddpm", "-q", "--guidance-scale", "inf"), 2, "--guidance-scale must be")
+    fails(cli("sample", "ddpm", "-q", "--checkpoint", ""), 3, "no checkpoint ''")
+    fails(cli("sample", "ddpm", "-q", "--out", ""), 2, "--out")

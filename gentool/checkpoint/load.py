@@ -38,9 +38,9 @@ def find_checkpoint(name: str | None, backend: str, option: str = "--checkpoint"
     NotFoundError.
     """
     known = shipped("checkpoints")
-    wanted = name or f"{backend}-scenes"
+    wanted = f"{backend}-scenes" if name is None else name
     path = known.get(wanted, Path(wanted))
-    if path.exists():
+    if wanted and path.exists():
         return path
     if name is None:
         raise NotFoundError(

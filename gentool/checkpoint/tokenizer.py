@@ -49,6 +49,7 @@ def find_tokenizer(name: str) -> Any:
     path = folder / "model.safetensors"
     if not path.is_file():
         return load(folder)
+    path.open("rb").close()  # as in load_tensors
     try:
         with safe_open(path, framework="numpy") as file:
             written = (file.metadata() or {})["tokenizer_sha256"]

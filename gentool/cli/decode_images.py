@@ -69,13 +69,13 @@ def decode_images(
     import torch
 
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
-    from gentool.inputs import box_hole, class_index, mask_hole, read_image, unread
+    from gentool.inputs import box_hole, line_class, mask_hole, read_image, unread
     from gentool.outputs import check_target, free_name
     from gentool.render.traces import check_trace_target
     from gentool.sampling import class_names, draw_samples, sample_settings, words
-    from gentool.streams import stream_lines
+    from gentool.streams import stream_any_lines, waits
 
-    if out:
+    if out is not None:
         check_target(out)
     if trace:
         check_trace_target(trace)
@@ -83,30 +83,30 @@ def decode_images(
     chosen = sample_settings(loaded, settings, options_module(backend).DecodeConfig)
     shape = loaded.backend.shape
     labels = class_names(loaded)
-    lines = [""] * (num or 1) if image and inputs is None else list(stream_lines(inputs or "-"))
-    if not lines:
+    read: list[str | BadDataError] = [""] * (num or 1)
+    if image is None or inputs is not None:
+        read = list(stream_any_lines(inputs or "-"))
+    elif waits():
+        console.warn("standard input is not read; an edit takes its captions from INPUT, or -")
+    if not read:
         raise BadDataError(f"{inputs or '-'} has no lines, so there is nothing to draw")
+    lines = ["" if isinstance(line, BadDataError) else line for line in read]
 
-    captions, null = loaded.backend.captions, loaded.backend.null_class
+    captions = loaded.backend.captions
     y: list[int] = []
     bad: list[int] = []
-    for number, line in enumerate(lines):
+    for number, line in enumerate(read):
         try:
-            if not line:
-                loaded.backend.no_condition()
-            if line and not (captions or labels):
-                raise UsageError(
-                    f"{line!r}: this model reads no captions and knows no classes",
-                    "--checkpoint names one that does; an empty line draws any picture",
-                )
+            if isinstance(line, BadDataError):
+                raise line
+            y.append(line_class(line, loaded.backend, labels))
             if captions and (note := unread(captions, line)):
                 console.warn(f"line {number + 1}: {note}")
-            y.append(class_index(line, labels) if line and not captions else null)
-        except UsageError as error:
+        except (BadDataError, UsageError) as error:
             message = f"line {number + 1}: {error}"
             if on_error == "stop":
                 raise BadDataError(message, error.hint) from None
-            console.warn(f"{message}; {error.hint}")
+            console.warn("; ".join(filter(None, (message, error.hint))))
             bad.append(number)
     good = [number for number in range(len(lines)) if number not in set(bad)]
     given = {"y": torch.tensor(y)} if labels else {}

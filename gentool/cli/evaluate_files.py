@@ -39,6 +39,7 @@ def scenes(
     pixels = read_images(images)
     where: dict[str, Any] = {"images": Path(images).name}
     each: list[Figure] = []
+    strange: list[int] = []
     if captions is None:
         values = unconditional_figures(pixels)
     else:
@@ -46,6 +47,9 @@ def scenes(
         if len(lines) != len(pixels):
             raise UsageError(f"{len(pixels)} pictures but {len(lines)} captions")
         found = verdicts(pixels, lines)
+        strange = [n for n, verdict in enumerate(found, start=1) if verdict.wanted is None]
+        for n in strange:
+            console.warn(f"captions line {n} describes no scene: {lines[n - 1]!r}")
         shares, confusion = attribute_figures(found)
         values = captioned_figures(found) | shares
         each += [Figure(k, v, len(pixels), None, None, where, True) for k, v in confusion.items()]
@@ -60,6 +64,11 @@ def scenes(
                 console.result(f"{number:4}  {answer}  {verdict.caption}{wrong}")
     figures = [Figure(k, v, len(pixels), None, None, where) for k, v in values.items()]
     report(figures + each, gate or [], as_json)
+    if strange:
+        raise BadDataError(
+            f"{len(strange)} of {len(pixels)} captions describe no scene, and count as not shown",
+            "captions look like: a small red circle in the top left",
+        )
 
 
 def images(

@@ -81,11 +81,6 @@ def top(
     """
 
 
-def main() -> None:
-    """Run the command line and exit with its code."""
-    sys.exit(run(sys.argv[1:]))
-
-
 def run(arguments: Sequence[str]) -> int:
     """Run one command; its exit code."""
     console.arguments = arguments
@@ -127,7 +122,7 @@ def _report(error: Exception) -> int:
         return 6
     if isinstance(error, OSError) and error.errno:
         at = f" ({error.filename})" if error.filename else ""
-        console.error(f"{os.strerror(error.errno)}{at}", _OS_HINTS.get(error.errno, ""))
+        console.error(f"{os.strerror(error.errno)}{at}", _os_hint(error))
         return 1
     bug = "this is a bug in gentool: please report it, with what --debug adds to the output"
     hint = f"another process died, or {bug}" if several() else bug
@@ -144,7 +139,20 @@ def _is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and "not enough memory" in str(error)
 
 
+def _os_hint(error: OSError) -> str:
+    name = error.filename
+    if (
+        error.errno == errno.EACCES
+        and name
+        and os.path.isfile(name)
+        and not os.access(name, os.R_OK)
+    ):
+        return f"you may not read it: chmod +r {name}"
+    return _OS_HINTS.get(error.errno or 0, "")
+
+
 _OS_HINTS = {
+    errno.EBADF: "standard output is closed, and this is where results go",
     errno.ENOSPC: "what was saved before is whole; make room and repeat the command",
     **dict.fromkeys((errno.EACCES, errno.EROFS), "choose a folder that you may write to"),
 }

@@ -68,7 +68,7 @@ def sample_images(
     from gentool.render.traces import check_trace_target
     from gentool.sampling import class_names, draw_samples, sample_settings, words
 
-    if out:
+    if out is not None:
         check_target(out)
     if trace:
         check_trace_target(trace)

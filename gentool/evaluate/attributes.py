@@ -22,6 +22,8 @@ def attribute_figures(found: Sequence[Verdict]) -> tuple[dict[str, float | None]
     asked: Counter[str] = Counter()
     shown: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for verdict in found:
+        if verdict.wanted is None:  # it asks for nothing
+            continue
         wanted = verdict.wanted.canonical()
         seen = _told_alike(wanted, verdict.seen)
         asked["count"] += 1

@@ -113,9 +113,10 @@ class Log:
         self.path = run / "log.jsonl"
 
     def records(self) -> list[dict[str, Any]]:
-        """Every whole record so far; a line that a crash cut short is left out."""
+        """Every whole record so far; a line that a crash cut short or garbled is left out."""
         records = []
-        for line in self.path.read_text().splitlines() if self.path.exists() else []:
+        data = self.path.read_bytes() if self.path.exists() else b""
+        for line in data.decode(errors="replace").splitlines():
             try:
                 records.append(json.loads(line))
             except ValueError:

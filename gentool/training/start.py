@@ -201,6 +201,11 @@ def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
     config = build(config_class, merge(base, plan.given))
     config = _complete(plan, config) if plan.recipe_given else config
     check_same(run, saved, to_tree(config), free_keys(config_class))
+    if config.train.steps < state.step:
+        raise UsageError(
+            f"{run} is at step {state.step}, so it cannot end at {config.train.steps}",
+            "--steps N, all steps from the first on",
+        )
     return _Resolved(config, run, state, saved)
 
 
