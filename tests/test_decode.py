@@ -101,7 +101,7 @@ def test_on_error_stop_draws_nothing(decode, tmp_path):
 
 def test_lines_that_cannot_be_read(decode, tmp_path):
     out = ("-q", "--out", tmp_path / "x.png")
-    fails(decode(b"ant\nb\xffe\n", *out), 4, "line 2", "UTF-8")
+    fails(decode(b"ant\nb\xffe\n", "--on-error", "stop", *out), 4, "line 2", "UTF-8")
     fails(decode(b"", *out), 4, "no lines")
     fails(decode(None, tmp_path / "none.txt", *out), 3, "none.txt")
     fails(decode(b"ant\n", "--num", 2, *out), 2, "--num")
