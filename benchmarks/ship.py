@@ -35,7 +35,7 @@ def main(run: str, name: str) -> None:
     shutil.copyfile(Path(run) / "model.safetensors", target / "model.safetensors")
     facts = json.loads((Path(run) / "config.json").read_text())
     _, recipe = read_recipe(name)
-    sample = options_module(facts["backend"]).SampleConfig
+    sample = type(options_module(facts["backend"]).Config().sample)
     facts["config"]["sample"] = to_tree(build(sample, recipe.get("sample", {})))
     if "image" in facts["config"].get("tokenizer", {}):
         facts["config"]["tokenizer"]["image"] = ""  # it brings its own, from wherever it came
