@@ -30,43 +30,33 @@ def scenes(
     gentool eval scenes --images drawn/
     gentool eval scenes --images drawn.npy --captions captions.txt
     """
-    from gentool.data.scenes import caption
+    from gentool.evaluate import scenes as scored
     from gentool.evaluate.attributes import attribute_figures
     from gentool.evaluate.files import read_images
-    from gentool.evaluate.scenes import captioned_figures, unconditional_figures, verdicts
     from gentool.streams import stream_lines
 
     pixels = read_images(images)
     where: dict[str, Any] = {"images": Path(images).name}
     each: list[Figure] = []
-    strange: list[int] = []
+    found: list[scored.Verdict] = []
     if captions is None:
-        values = unconditional_figures(pixels)
+        values = scored.unconditional_figures(pixels)
     else:
         lines = list(stream_lines(captions))
         if len(lines) != len(pixels):
             raise UsageError(f"{len(pixels)} pictures but {len(lines)} captions")
-        found = verdicts(pixels, lines)
-        strange = [n for n, verdict in enumerate(found, start=1) if verdict.wanted is None]
-        for n in strange:
-            console.warn(f"captions line {n} describes no scene: {lines[n - 1]!r}")
+        found = scored.verdicts(pixels, lines)
         shares, confusion = attribute_figures(found)
-        values = captioned_figures(found) | shares
+        values = scored.captioned_figures(found) | shares
         each += [Figure(k, v, len(pixels), None, None, where, True) for k, v in confusion.items()]
-        for number, verdict in enumerate(found):
-            shows = caption(verdict.seen, "en", 0) if verdict.seen else None
-            told = {**where, "caption": verdict.caption, "shows": shows}
-            name, right = f"scene_right[{number}]", verdict.is_right
-            each.append(Figure(name, float(right), 1, None, None, told, detail=True))
-            if not as_json:
-                wrong = "" if right else f"   shows: {shows or 'no scene'}"
-                answer = "right" if right else "wrong"
-                console.result(f"{number:4}  {answer}  {verdict.caption}{wrong}")
+        each += scored.verdict_figures(found, where)
+        for number, verdict in enumerate(() if as_json else found):
+            console.result(f"{number:4}  {verdict}")
     figures = [Figure(k, v, len(pixels), None, None, where) for k, v in values.items()]
     report(figures + each, gate or [], as_json)
-    if strange:
+    if strange := [f"{n}" for n, verdict in enumerate(found, start=1) if not verdict.wanted]:
         raise BadDataError(
-            f"{len(strange)} of {len(pixels)} captions describe no scene, and count as not shown",
+            f"captions line {', '.join(strange)} describes no scene, and counts as not shown",
             "captions look like: a small red circle in the top left",
         )
 

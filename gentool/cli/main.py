@@ -1,6 +1,5 @@
-"""The console script: the verbs, and the one place that turns failures into exit codes."""
+"""The verbs, and the one place that turns failures into exit codes."""
 
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -13,11 +12,11 @@ from gentool import __version__
 from gentool.cli import data, decode, demo, doctor, evaluate, inspect, listing, sample, train
 from gentool.cli.bench import app as bench
 from gentool.cli.commands import CONTEXT, add_command
-from gentool.cli.console import console, several
+from gentool.cli.console import console
 from gentool.cli.convert import exporting, importing
 from gentool.cli.distill import distill
+from gentool.cli.failures import report
 from gentool.cli.tokenizer import app as tokenizer
-from gentool.errors import GentoolError, Interrupted, Terminated
 
 # What Typer raises for a wrong command line. It vendors Click, so `import click` would be another
 # library's classes; the base of an exported class is the right one in either case.
@@ -107,52 +106,4 @@ def run(arguments: Sequence[str]) -> int:
         if console.debug:
             console.stop()
             raise
-        return _report(error)
-
-
-def _report(error: Exception) -> int:
-    if isinstance(error, Interrupted | Terminated):
-        console.info(f"{error}; {error.hint}")
-        return error.exit_code
-    if isinstance(error, GentoolError):
-        console.error(str(error), error.hint)
-        return error.exit_code
-    if _is_out_of_memory(error):
-        console.error("out of memory", "a smaller --batch-size, or --set train.batch_size=N")
-        return 6
-    if isinstance(error, OSError) and error.errno:
-        at = f" ({error.filename})" if error.filename else ""
-        console.error(f"{os.strerror(error.errno)}{at}", _os_hint(error))
-        return 1
-    bug = "this is a bug in gentool: please report it, with what --debug adds to the output"
-    hint = f"another process died, or {bug}" if several() else bug
-    console.error(f"{type(error).__name__}: {error}", hint)
-    return 1
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    if isinstance(error, MemoryError):
-        return True
-    torch = sys.modules.get("torch")
-    if torch and isinstance(error, torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
-
-
-def _os_hint(error: OSError) -> str:
-    name = error.filename
-    if (
-        error.errno == errno.EACCES
-        and name
-        and os.path.isfile(name)
-        and not os.access(name, os.R_OK)
-    ):
-        return f"you may not read it: chmod +r {name}"
-    return _OS_HINTS.get(error.errno or 0, "")
-
-
-_OS_HINTS = {
-    errno.EBADF: "standard output is closed, and this is where results go",
-    errno.ENOSPC: "what was saved before is whole; make room and repeat the command",
-    **dict.fromkeys((errno.EACCES, errno.EROFS), "choose a folder that you may write to"),
-}
+        return report(error)

@@ -3,17 +3,20 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from gentool.data.scenes import (
     SPLITS,
     Scene,
+    caption,
     parse_caption,
     read_scene,
     split_of,
     training_shares,
 )
+from gentool.evaluate.figures import Figure
 
 
 def unconditional_figures(images: Iterable[np.ndarray]) -> dict[str, float | None]:
@@ -56,6 +59,16 @@ class Verdict:
             return False
         return self.seen.canonical() == self.wanted.canonical()
 
+    def __str__(self) -> str:
+        if self.is_right:
+            return f"right  {self.caption}"
+        return f"wrong  {self.caption}   shows: {self.shows or 'no scene'}"
+
+    @property
+    def shows(self) -> str | None:
+        """What it shows, in words."""
+        return caption(self.seen, "en", 0) if self.seen else None
+
 
 def verdicts(images: Iterable[np.ndarray], captions: Sequence[str]) -> list[Verdict]:
     """Of each picture, uint8 [32, 32, 3], whether it shows what its caption says."""
@@ -63,6 +76,17 @@ def verdicts(images: Iterable[np.ndarray], captions: Sequence[str]) -> list[Verd
         Verdict(text, parse_caption(text), read_scene(image))
         for image, text in zip(images, captions, strict=True)
     ]
+
+
+def verdict_figures(found: Sequence[Verdict], where: dict[str, Any]) -> list[Figure]:
+    """scene_right[i]: 1 if picture i shows what its caption says, else 0, with what it shows."""
+    return [
+        Figure(
+            f"scene_right[{number}]", float(verdict.is_right), 1, None, None,
+            {**where, "caption": verdict.caption, "shows": verdict.shows}, detail=True,
+        )
+        for number, verdict in enumerate(found)
+    ]  # fmt: skip
 
 
 def captioned_figures(found: Sequence[Verdict]) -> dict[str, float | None]:
