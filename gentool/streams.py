@@ -55,9 +55,9 @@ def waits() -> bool:
     """Whether something in a pipe on standard input is there to be read."""
     try:
         piped = stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode)
-        return piped and bool(select.select([sys.stdin], [], [], 0)[0])
     except (OSError, ValueError):  # no descriptor
         return False
+    return piped and _ready(sys.stdin.buffer)
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes | None]:

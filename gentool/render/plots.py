@@ -82,7 +82,7 @@ def quality_against_time(records: Sequence[Mapping[str, Any]], path: Path) -> No
             [p["seconds_most"] - p["seconds_per_sample"] for p in points],
         ]
         axes.errorbar(
-            x, y, xerr=across, yerr=[p["quality_deviation"] or 0 for p in points], 
+            x, y, xerr=across, yerr=[p["quality_deviation"] or 0 for p in points],
             label=name if len(metrics) == 1 else f"{name}: {metric}",
             color=f"C{number % 10}", ls=STYLES[number // 10 % len(STYLES)], marker="o", ms=4,
             lw=1.3, capsize=2,
