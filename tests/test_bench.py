@@ -170,3 +170,5 @@ def test_diffusers_draws_the_same_pictures(cli, train, tmp_path):
     ours, others = cli(*command, "--against", "diffusers").records
     assert (ours["library"], others["library"]) == ("gentool", "diffusers")
     assert others["calls_per_sample"] == 3 and others["parameters"] == ours["parameters"]
+    alone = cli(*command, "--spacing", "quadratic", "--against", "diffusers")
+    assert alone.code == 2 and "no quadratic spacing" in alone.err

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gentool.backends.ddpm import ModelConfig
-from gentool.backends.ddpm.diffusers import OLD_NAMES, WEIGHTS, compare, read, write
+from gentool.backends.ddpm.diffusers import OLD_NAMES, WEIGHTS, compare, not_written, read, write
 from gentool.backends.ddpm.diffusers_config import SCHEDULER, UNET
 from gentool.errors import BadCheckpointError
 
@@ -237,6 +237,15 @@ def test_the_chain_is_the_schedulers(scheduler, diffusion, sample, tmp_path):
     torch.testing.assert_close(again.betas, theirs.betas, rtol=1e-6, atol=0)
     ours = {k: v for k, v in again.config.items() if not k.startswith("_")}
     assert ours == pytest.approx({k: theirs.config[k] for k in ours})
+
+
+def test_a_spacing_that_they_lack_is_left_out_and_said(tmp_path):
+    found = read(pipeline(tmp_path / "a", diffusers.DDPMScheduler()))
+    found.config.sample.spacing = "quadratic"
+    (tmp_path / "b").mkdir()
+    write(found.config, found.network, tmp_path / "b", tmp_path)
+    assert read(tmp_path / "b").config.sample.spacing == "trailing"
+    assert not_written(found.config) == ["spacing quadratic"]
 
 
 def test_a_ddim_scheduler_and_a_learned_variance(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tensors import SHAPE, normal
 
-from gentool.diffusion.gaussian import SPACINGS, Gaussian, at
+from gentool.diffusion.gaussian import Gaussian, at
 from gentool.diffusion.schedules import SCHEDULES, noise_chain, shifted_betas
 from gentool.errors import UsageError
 
@@ -176,7 +176,7 @@ def test_respacing_with_every_step_changes_nothing(chain: Gaussian) -> None:
 
 
 @pytest.mark.parametrize("steps", [2, 3, 7, 50, 333, T - 1])
-@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("spacing", ["trailing", "leading"])
 def test_a_respaced_chain_visits_the_original_at_even_steps(
     chain: Gaussian, steps: int, spacing: str
 ) -> None:
@@ -193,11 +193,27 @@ def test_a_respaced_chain_visits_the_original_at_even_steps(
     torch.testing.assert_close(fewer.alpha_bar, chain.alpha_bar[visited], rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("steps", [2, 3, 7, 50, 333, 700, T - 1])
+def test_quadratic_steps_are_closer_the_less_noise(chain: Gaussian, steps: int) -> None:
+    visited = chain.respaced(steps, "quadratic").timesteps
+    gaps = visited.diff()
+    assert len(visited) == steps and visited[0] >= 0 and visited[-1] == T - 1
+    assert gaps.min() >= 1 and (gaps.diff() >= -1).all()  # but for rounding they grow
+    # As the square, but where that would take a step twice.
+    square = T * (torch.arange(1, steps + 1) / steps) ** 2 - 1
+    apart = square >= torch.arange(steps)
+    assert ((visited - square)[apart].abs() <= 0.51).all()
+    assert torch.equal(visited[~apart], torch.arange(steps)[~apart])
+
+
 def test_ten_of_a_thousand_steps_are_those_of_the_papers(chain: Gaussian) -> None:
     """Lin et al. 2024, table 2: for ten steps 1, 101, … 901 and 100, 200, … 1000, from 1."""
     assert chain.respaced(10, "leading").timesteps.tolist() == list(range(0, T, 100))
     assert chain.respaced(10).timesteps.tolist() == list(range(99, T, 100))
     assert chain.respaced(3).timesteps.tolist() == [332, 666, 999]
+    # Song et al. 2021, appendix D.2: i² / 100 of the chain.
+    quadratic = [9, 39, 89, 159, 249, 359, 489, 639, 809, 999]
+    assert chain.respaced(10, "quadratic").timesteps.tolist() == quadratic
 
 
 def test_one_step_starts_from_pure_noise(chain: Gaussian) -> None:
@@ -216,7 +232,7 @@ def test_a_chain_respaced_twice_keeps_the_first_indices(chain: Gaussian) -> None
 def test_a_number_of_steps_the_chain_has_not_is_an_error(chain: Gaussian, steps: int) -> None:
     with pytest.raises(ValueError, match=f"1..{T}, got {steps}"):
         chain.respaced(steps)
-    with pytest.raises(ValueError, match="trailing, leading, got 'linspace'"):
+    with pytest.raises(ValueError, match="leading, quadratic, got 'linspace'"):
         chain.respaced(10, "linspace")
 
 

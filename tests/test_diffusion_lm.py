@@ -25,7 +25,7 @@ from gentool.backends.diffusion_lm.backend import Backend
 from gentool.backends.diffusion_lm.infill import parse
 from gentool.backends.diffusion_lm.network import DiffusionTransformer
 from gentool.data.config import TextData
-from gentool.diffusion.gaussian import Gaussian
+from gentool.diffusion.gaussian import SPACINGS, Gaussian
 from gentool.diffusion.samplers import ancestral, ddim, dpm_solver_pp
 from gentool.diffusion.schedules import sqrt_betas
 from gentool.errors import BadDataError, UsageError
@@ -287,7 +287,7 @@ def test_a_network_that_cannot_be_is_a_usage_error(wrong):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("steps", [1, 2, 10])
-@pytest.mark.parametrize("spacing", ["trailing", "leading"])
+@pytest.mark.parametrize("spacing", SPACINGS)
 def test_all_samplers_give_finite_numbers_in_any_number_of_steps(
     backend, network, sampler, steps, spacing
 ):

@@ -10,7 +10,7 @@ import torch
 from tensors import SHAPE, clipped, no_noise, noise, normal, ones, to_zero, trace
 from torch import Tensor
 
-from gentool.diffusion.gaussian import Gaussian
+from gentool.diffusion.gaussian import SPACINGS, Gaussian
 from gentool.diffusion.samplers import Denoise, Denoised, ancestral, ddim, dpm_solver_pp
 from gentool.diffusion.schedules import SCHEDULES, cosine_betas, linear_betas
 
@@ -290,7 +290,7 @@ def test_a_step_between_is_eq_9_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, T])
-@pytest.mark.parametrize("spacing", ["trailing", "leading"])
+@pytest.mark.parametrize("spacing", SPACINGS)
 def test_dpm_solver_is_finite_in_float32(chain: Gaussian, steps: int, spacing: str) -> None:
     few, x_T = chain.respaced(steps, spacing), normal(*SHAPE).float()
     states = torch.stack(trace(dpm_solver_pp, clipped, x_T, few, no_noise()))

@@ -14,8 +14,9 @@ class Denoising:
     sampler: str = setting("ancestral", "sampler", choices=("ancestral", "ddim", "dpm++"))
     spacing: str = setting(
         "trailing",
-        "which steps of the chain are taken: the last of each stretch, or the first",
-        choices=("trailing", "leading"),
+        "which steps of the chain are taken: the last of each stretch, the first, or closer ones "
+        "the less noise there is",
+        choices=("trailing", "leading", "quadratic"),
     )
     eta: float = setting(
         0.0,

@@ -38,10 +38,12 @@ class Gaussian:
         self.mu_x_t = self.alpha.sqrt() * (1 - self.alpha_bar_prev) / (1 - self.alpha_bar)
 
     def respaced(self, steps: int, spacing: str = "trailing") -> "Gaussian":
-        """The same process visited at `steps` of its T steps, evenly.
+        """The same process visited at `steps` of its T steps.
 
-        spacing: `trailing` includes the last step, so that sampling starts from pure noise (Lin et
-        al. 2024, section 3.3); `leading` includes the first instead, as DDIM's code does.
+        spacing: `trailing` is even and includes the last step, so that sampling starts from pure
+        noise (Lin et al. 2024, section 3.3); `leading` is even and includes the first instead, as
+        DDIM's code does; `quadratic` is trailing too, and the less noise the closer (Song et al.
+        2021, appendix D.2), but for no step twice.
         Nichol & Dhariwal 2021, Eq. 19: beta'_i = 1 - alpha_bar[S_i] / alpha_bar[S_{i-1}].
         """
         if not 1 <= steps <= self.T:
@@ -53,6 +55,8 @@ class Gaussian:
         i = torch.arange(steps, dtype=torch.float64)
         if spacing == "trailing":
             S = self.T - 1 - ((steps - 1 - i) * self.T / steps).round().long()
+        elif spacing == "quadratic":
+            S = torch.maximum(self.T * ((i + 1) / steps) ** 2 - 0.5, i).floor().long()
         else:
             S = (i * (self.T // steps)).long()
         alpha_bar = self.alpha_bar[S]
@@ -121,5 +125,5 @@ def at(table: Tensor, t: Tensor | int, x: Tensor) -> Tensor:
     return values.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
 
 
-SPACINGS = ("trailing", "leading")
+SPACINGS = ("trailing", "leading", "quadratic")
 VARIANCES = ("fixed_large", "fixed_small", "learned_range")

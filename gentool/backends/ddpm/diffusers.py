@@ -128,8 +128,9 @@ def write(config: Config, network: nn.Module, folder: Path, where: Path) -> None
 def not_written(config: Config) -> list[str]:
     """The sampling settings that a folder of theirs has no place for."""
     sample = config.sample
+    spacing = "leading" if sample.spacing == "leading" else "trailing"
     written = replace(
-        SampleConfig(), steps=config.diffusion.T, spacing=sample.spacing, variance=sample.variance
+        SampleConfig(), steps=config.diffusion.T, spacing=spacing, variance=sample.variance
     )
     if config.diffusion.variance == "learned_range":
         written.variance = "auto"

@@ -80,7 +80,10 @@ SCHEDULER = {
     "clip_sample_range": Key(1.0, values=only(1.0)),
     "sample_max_value": Key(1.0, by_hand=True),  # of thresholding alone
     "timestep_spacing": Key(
-        "leading", "sample.spacing", (("leading", "leading"), ("trailing", "trailing"))
+        "leading",
+        "sample.spacing",
+        # They have no quadratic one, and trailing is the nearest.
+        (("leading", "leading"), ("trailing", "trailing"), ("trailing", "quadratic")),
     ),
     "steps_offset": Key(0, values=only(0)),
     "rescale_betas_zero_snr": Key(False, values=only(False)),

@@ -43,6 +43,8 @@ class Peer(Backend):
         self._check_sample(sample, None, None)
         if sample.noise_scale != 1.0 or (sample.eta and sample.sampler != "ddim"):
             raise UsageError("--against diffusers takes no noise scale, and an eta of ddim alone")
+        if sample.spacing == "quadratic":
+            raise UsageError("diffusers has no quadratic spacing", "--spacing trailing")
         kind = getattr(importlib.import_module(NAME), SCHEDULERS[sample.sampler])
         scheduler = kind.from_config(
             self.pipeline.scheduler.config, timestep_spacing=sample.spacing

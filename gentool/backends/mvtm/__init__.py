@@ -62,6 +62,9 @@ class SampleConfig:
     top_p: float = setting(
         1.0, "draw among the likeliest tokens that reach this probability", low=1e-6, high=1.0
     )
+    epsilon_cutoff: float = setting(
+        0.0, "draw no token that is less likely than this, but for the likeliest", low=0.0, high=1.0
+    )
     order: str = setting(
         "confidence",
         "which tokens are kept: the surest, by a fixed Halton sequence, or one a step that is "

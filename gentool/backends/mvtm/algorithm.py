@@ -77,6 +77,7 @@ def decode(
     choice_temperature: float = 4.5,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    epsilon_cutoff: float = 0.0,
     order: str = "confidence",
     on_step: OnStep | None = None,
 ) -> Tensor:
@@ -90,9 +91,9 @@ def decode(
 
     order, in place of confidence: `halton`, for square pictures, keeps tokens by a fixed rank;
     `undecided` keeps one token a step, of which the network knows least (the entropy of its
-    distribution is largest), and all others in the last. temperature and top_p: of the draw of a
-    token. Draws, 2 N for each step and picture, are in fp64, so that unlikely tokens and noise keep
-    their shares.
+    distribution is largest), and all others in the last. temperature, top_p and epsilon_cutoff: of
+    the draw of a token. Draws, 2 N for each step and picture, are in fp64, so that unlikely tokens
+    and noise keep their shares.
     """
     gamma = ORDERS[order]
     N = y.shape[1]
@@ -103,7 +104,8 @@ def decode(
         masked = y == mask
         u_token, u_choice = (rng.uniform(N, dtype=torch.float64).to(y.device) for _ in range(2))
         logits = model_fn(y, masked, step / steps)[:, :K].float()  # [M, K]
-        drawn, log_p = categorical(nucleus(logits / temperature, top_p), u_token[masked])
+        among = cutoff(nucleus(logits / temperature, top_p), epsilon_cutoff)
+        drawn, log_p = categorical(among, u_token[masked])
         ids = y.masked_scatter(masked, drawn)
         p = torch.ones_like(u_token).masked_scatter(masked, log_p.double().exp())
         ratio = (step + 1) / steps
@@ -168,6 +170,16 @@ def nucleus(logits: Tensor, top_p: float) -> Tensor:
         enough = k == K or bool((before[:, -1] + ordered[:, -1] >= top_p).all())
     kept = logits.gather(1, places).masked_fill(before >= top_p, -torch.inf)
     return torch.full_like(logits, -torch.inf).scatter(1, places, kept)
+
+
+def cutoff(logits: Tensor, epsilon: float) -> Tensor:
+    """The logits [M, K] with -inf for all that are less likely than epsilon, but for the likeliest
+    (Hewitt et al. 2022, epsilon sampling): a network that is never sure of what cannot be gives a
+    little to each of many, and all of it together is drawn often."""
+    if epsilon <= 0:
+        return logits
+    p = logits.softmax(dim=-1)
+    return logits.masked_fill(p < p.amax(dim=-1, keepdim=True).clamp(max=epsilon), -torch.inf)
 
 
 def guidance(scale: float, schedule: str, done: float) -> float:
