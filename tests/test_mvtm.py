@@ -283,7 +283,7 @@ def test_counts_near_whole_numbers():
     assert mask_count(torch.tensor([0]), torch.tensor([0]), 0.9).item() == 0
 
 
-def test_training_hides_a_cosine_share():
+def test_training_hides_the_share_of_its_schedule():
     N, rng = 64, BatchRng.for_samples(0, range(500))
     for schedule, gamma in RATIOS.items():
         r, scores = rng.uniform(), rng.uniform(N)
@@ -293,8 +293,10 @@ def test_training_hides_a_cosine_share():
             assert score[row].max() <= score[~row].min() if (~row).any() else True
     ends = random_mask(torch.tensor([0.0, 0.999999]), torch.rand(2, N), "cosine")
     assert ends.sum(dim=1).tolist() == [N, 1]
-    share = random_mask(torch.rand(2000), torch.rand(2000, N), "arccos").float().mean().item()
-    assert share == pytest.approx(2 / math.pi, abs=0.03)  # the mean of arccos
+    means = {"cosine": 2 / math.pi, "arccos": 2 / math.pi, "square": 2 / 3, "cubic": 3 / 4}
+    r, scores = rng.uniform(), rng.uniform(N)
+    shares = {name: random_mask(r, scores, name).float().mean().item() for name in RATIOS}
+    assert shares == pytest.approx(means, abs=0.04)
 
 
 def test_the_loss_is_of_masked_tokens_and_each_picture_counts_alike():

@@ -42,7 +42,9 @@ class MaskingConfig:
     """How the transformer learns (section 3.2): stage two."""
 
     schedule: str = setting(
-        "cosine", "share of masked tokens over a uniform draw", choices=("cosine", "arccos")
+        "cosine",
+        "share of masked tokens over a uniform draw",
+        choices=("cosine", "arccos", "square", "cubic"),
     )
     label_smoothing: float = setting(0.1, "label smoothing", low=0.0, high=0.99)
     drop_condition: float = setting(

@@ -22,8 +22,11 @@ OnStep = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
 RATIOS: dict[str, Callable[[float], float]] = {
     "cosine": lambda r: math.cos(math.pi / 2 * r),
     "arccos": lambda r: math.acos(r) / (math.pi / 2),
+    "square": lambda r: 1 - r**2,
+    "cubic": lambda r: 1 - r**3,
 }
-"""gamma(r), the share of masked tokens, falling from 1 at r = 0 to 0 at r = 1 (section 3.3)."""
+"""gamma(r), the share of masked tokens, falling from 1 at r = 0 to 0 at r = 1 (section 3.3; square
+and cubic: section 4.4; arccos: Besnier et al. 2025)."""
 
 ORDERS: dict[str, Callable[[float], float]] = {
     "confidence": RATIOS["cosine"],
