@@ -21,6 +21,9 @@ METHODS = {
     "ddim": ["--sampler", "ddim", "--eta", "0"],
     "dpm++": ["--sampler", "dpm++", "--eta", "0"],
     "dpm++ with noise": ["--sampler", "dpm++", "--eta", "1"],
+    "dpm++ with noise and even steps": [
+        *("--sampler", "dpm++", "--eta", "1", "--spacing", "trailing"),
+    ],
 }
 
 

@@ -97,6 +97,7 @@ def test_diffusion_and_data_import_none_of_what_stands_on_them():
                                                  "registry", "evaluate", "nn"))  # fmt: skip
     assert not offending(("gentool.diffusion", "gentool.data", "gentool.nn"), above[:-1])
     assert not offending(("gentool.diffusion",), ("gentool.nn", "gentool.data"))
+    assert not offending(("gentool.nn",), ("gentool.data", "gentool.render"))
 
 
 def test_imports_run_from_training_to_checkpoint_not_back():

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from gentool.backends.ddpm import Config, DecodeConfig, SampleConfig
 from gentool.backends.ddpm.algorithm import ModelFn, denoiser, guided, training_loss
 from gentool.backends.ddpm.network import UNet
+from gentool.conditions import Conditioned, label
 from gentool.data.images import Picture, picture
 from gentool.data.source import Example, Source
 from gentool.diffusion.bound import prior_term, step_term
@@ -15,7 +16,6 @@ from gentool.diffusion.samplers import repaint
 from gentool.diffusion.samplers import sample as walk
 from gentool.diffusion.schedules import noise_chain
 from gentool.errors import UsageError
-from gentool.nn.conditions import Conditioned, label
 from gentool.nn.text import Captions, Encoded
 from gentool.protocol import Batch
 from gentool.render import to_uint8

@@ -23,10 +23,10 @@ from gentool.backends.mvtm.algorithm import (
     training_loss,
 )
 from gentool.backends.mvtm.network import MaskedTransformer
+from gentool.conditions import Conditioned
 from gentool.data.images import Picture, picture
 from gentool.data.source import Data, Source
 from gentool.errors import UsageError
-from gentool.nn.conditions import Conditioned
 from gentool.nn.text import Captions
 from gentool.protocol import Batch
 from gentool.render import to_uint8

@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gentool.conditions import Conditioned
 from gentool.data.holdout import train_and_validation
 from gentool.data.images import Picture, picture
 from gentool.data.source import Data, Example, Source
 from gentool.errors import UsageError
-from gentool.nn.conditions import Conditioned
 from gentool.protocol import Batch
 from gentool.render import grid, to_uint8
 from gentool.rng import BatchRng
