@@ -203,11 +203,16 @@ def test_temperature_top_p_and_cutoff():
     p = torch.tensor([[0.5, 0.3, 0.1, 0.1]]).log()
     kept = [nucleus(p, top_p).isfinite().sum().item() for top_p in (0.4, 0.5, 0.6, 0.85, 1.0)]
     assert kept == [1, 1, 2, 3, 4]
-    kept = [cutoff(p, least).isfinite().sum().item() for least in (0.0, 0.09, 0.2, 0.4, 0.9)]
-    assert kept == [4, 4, 2, 1, 1]  # the likeliest, even where it is not likely enough
-    for how in ({"top_p": 1e-6}, {"epsilon_cutoff": 1.0}):
-        one, _ = run(Table(logits), masked(1, 2000), 1, **how)
-        assert torch.equal(one[0], greedy)
+    # exp(-H) is 0.311: 3.2 tokens seem open.
+    kept = [cutoff(p, share).isfinite().sum().item() for share in (0.0, 0.32, 0.33, 0.97, 1.0)]
+    assert kept == [4, 4, 2, 1, 1]
+    even = torch.zeros(1, 4)  # all as likely as each other: at the threshold, and kept
+    assert cutoff(even, 0.99).isfinite().all()
+    one, _ = run(Table(logits), masked(1, 2000), 1, top_p=1e-6)
+    assert torch.equal(one[0], greedy)
+    drawn, _ = run(Table(logits), masked(1, 2000), 1, entropy_cutoff=0.9)
+    likely = cutoff(logits[:, :K], 0.9).isfinite()
+    assert 0.1 < likely.float().mean() < 0.9 and likely.gather(1, drawn[0][:, None]).all()
 
 
 @pytest.mark.parametrize("spread", [0.1, 1.0, 5.0])  # from nearly even to a few likely tokens

@@ -64,8 +64,11 @@ class SampleConfig:
     top_p: float = setting(
         1.0, "draw among the likeliest tokens that reach this probability", low=1e-6, high=1.0
     )
-    epsilon_cutoff: float = setting(
-        0.0, "draw no token that is less likely than this, but for the likeliest", low=0.0, high=1.0
+    entropy_cutoff: float = setting(
+        0.0,
+        "draw no token that is less likely than X exp(-H), H the entropy of the draw; 0 = any",
+        low=0.0,
+        high=1.0,
     )
     order: str = setting(
         "confidence",

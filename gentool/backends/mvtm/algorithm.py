@@ -80,7 +80,7 @@ def decode(
     choice_temperature: float = 4.5,
     temperature: float = 1.0,
     top_p: float = 1.0,
-    epsilon_cutoff: float = 0.0,
+    entropy_cutoff: float = 0.0,
     order: str = "confidence",
     on_step: OnStep | None = None,
 ) -> Tensor:
@@ -94,7 +94,7 @@ def decode(
 
     order, in place of confidence: `halton`, for square pictures, keeps tokens by a fixed rank;
     `undecided` keeps one token a step, of which the network knows least (the entropy of its
-    distribution is largest), and all others in the last. temperature, top_p and epsilon_cutoff: of
+    distribution is largest), and all others in the last. temperature, top_p and entropy_cutoff: of
     the draw of a token. Draws, 2 N for each step and picture, are in fp64, so that unlikely tokens
     and noise keep their shares.
     """
@@ -107,7 +107,7 @@ def decode(
         masked = y == mask
         u_token, u_choice = (rng.uniform(N, dtype=torch.float64).to(y.device) for _ in range(2))
         logits = model_fn(y, masked, step / steps)[:, :K].float()  # [M, K]
-        among = cutoff(nucleus(logits / temperature, top_p), epsilon_cutoff)
+        among = cutoff(nucleus(logits / temperature, top_p), entropy_cutoff)
         drawn, log_p = categorical(among, u_token[masked])
         ids = y.masked_scatter(masked, drawn)
         p = torch.ones_like(u_token).masked_scatter(masked, log_p.double().exp())
@@ -175,14 +175,18 @@ def nucleus(logits: Tensor, top_p: float) -> Tensor:
     return torch.full_like(logits, -torch.inf).scatter(1, places, kept)
 
 
-def cutoff(logits: Tensor, epsilon: float) -> Tensor:
-    """The logits [M, K] with -inf for all that are less likely than epsilon, but for the likeliest
-    (Hewitt et al. 2022, epsilon sampling): a network that is never sure of what cannot be gives a
-    little to each of many, and all of it together is drawn often."""
-    if epsilon <= 0:
+def cutoff(logits: Tensor, share: float) -> Tensor:
+    """The logits [M, K] with -inf for tokens less likely than share · exp(-H), but for the
+    likeliest; H is the entropy, so that exp(H) tokens are open and exp(-H) is their equal share.
+
+    The threshold by entropy of eta sampling (Hewitt et al. 2022): a small network gives a little to
+    each of many tokens that cannot be, and all of it together is drawn often.
+    """
+    if share <= 0:
         return logits
     p = logits.softmax(dim=-1)
-    return logits.masked_fill(p < p.amax(dim=-1, keepdim=True).clamp(max=epsilon), -torch.inf)
+    least = share * (-entropy(logits)).exp()[:, None]
+    return logits.masked_fill(p < p.amax(dim=-1, keepdim=True).minimum(least), -torch.inf)
 
 
 def guidance(scale: float, schedule: str, done: float) -> float:

@@ -145,7 +145,7 @@ class Backend(Conditioned):
             choice_temperature=sample.choice_temperature,
             temperature=sample.temperature,
             top_p=sample.top_p,
-            epsilon_cutoff=sample.epsilon_cutoff,
+            entropy_cutoff=sample.entropy_cutoff,
             order=sample.order,
             on_step=after,
         )
