@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from peer import TINY, network, pipeline
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gentool.backends.ddpm import ModelConfig
-from gentool.backends.ddpm.diffusers import OLD_NAMES, WEIGHTS, compare, not_written, read, write
+from gentool.backends.ddpm.diffusers import OLD_NAMES, WEIGHTS, compare, read, write
 from gentool.backends.ddpm.diffusers_config import SCHEDULER, UNET
 from gentool.errors import BadCheckpointError
 
@@ -40,14 +41,6 @@ SCALE_SHIFT = {  # and else the defaults of diffusers: 8 channels a head, paddin
     "resnet_time_scale_shift": "scale_shift",
     "norm_num_groups": 16,
 }
-TINY = {
-    "sample_size": 8,
-    "block_out_channels": [16, 32],
-    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-}
 NETWORKS = {
     "cifar": CIFAR,
     "scale-shift": SCALE_SHIFT,
@@ -57,22 +50,6 @@ NETWORKS = {
     "grey, learned variance": TINY | {"in_channels": 1, "out_channels": 2},
     "classes": TINY | {"num_class_embeds": 5},
 }
-
-
-def network(**config: Any) -> Any:
-    """A UNet2DModel with no weight left at its initial value, zeros and ones least of all."""
-    model, rng = diffusers.UNet2DModel(**config), torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=rng) * 0.05)
-    return model.eval()
-
-
-def pipeline(folder: Path, scheduler: Any = None, **config: Any) -> Path:
-    """A DDPMPipeline's folder."""
-    scheduler = scheduler or diffusers.DDPMScheduler()
-    diffusers.DDPMPipeline(network(**TINY | config), scheduler).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -199,61 +176,6 @@ def test_half_precision_is_read_exactly(folder):
     save_file(half, path, {"format": "pt"})
     weight = read(folder).network.get_parameter("stem.weight")
     assert weight.dtype == torch.float32 and torch.equal(weight, half["conv_in.weight"].float())
-
-
-@pytest.mark.parametrize(
-    "scheduler, diffusion, sample",
-    [
-        ({}, ["linear", "eps", 1000], ["fixed_small", "leading", "ancestral"]),
-        (
-            {"variance_type": "fixed_large", "timestep_spacing": "trailing"},
-            ["linear", "eps", 1000],
-            ["fixed_large", "trailing", "ancestral"],
-        ),
-        (
-            {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"},
-            ["cosine", "v", 1000],
-            ["fixed_small", "leading", "ancestral"],
-        ),
-        (
-            {"num_train_timesteps": 200, "beta_start": 5e-4, "beta_end": 0.1}
-            | {"prediction_type": "sample"},
-            ["linear", "x_0", 200],
-            ["fixed_small", "leading", "ancestral"],
-        ),
-    ],
-    ids=str,
-)
-def test_the_chain_is_the_schedulers(scheduler, diffusion, sample, tmp_path):
-    theirs = diffusers.DDPMScheduler(**scheduler)
-    found = read(pipeline(tmp_path / "a", theirs))
-    config = found.config
-    assert [config.diffusion.schedule, config.diffusion.prediction, config.diffusion.T] == diffusion
-    assert [config.sample.variance, config.sample.spacing, config.sample.sampler] == sample
-    assert config.sample.steps == config.diffusion.T
-    (tmp_path / "b").mkdir()
-    write(config, found.network, tmp_path / "b", tmp_path)
-    again = diffusers.DDPMPipeline.from_pretrained(tmp_path / "b").scheduler
-    torch.testing.assert_close(again.betas, theirs.betas, rtol=1e-6, atol=0)
-    ours = {k: v for k, v in again.config.items() if not k.startswith("_")}
-    assert ours == pytest.approx({k: theirs.config[k] for k in ours})
-
-
-def test_a_spacing_that_they_lack_is_left_out_and_said(tmp_path):
-    found = read(pipeline(tmp_path / "a", diffusers.DDPMScheduler()))
-    found.config.sample.spacing = "quadratic"
-    (tmp_path / "b").mkdir()
-    write(found.config, found.network, tmp_path / "b", tmp_path)
-    assert read(tmp_path / "b").config.sample.spacing == "trailing"
-    assert not_written(found.config) == ["spacing quadratic"]
-
-
-def test_a_ddim_scheduler_and_a_learned_variance(tmp_path):
-    ddim = pipeline(tmp_path / "ddim", diffusers.DDIMScheduler())
-    assert read(ddim).config.sample.sampler == "ddim"
-    learned = diffusers.DDPMScheduler(variance_type="learned_range")
-    config = read(pipeline(tmp_path / "learned", learned, out_channels=6)).config
-    assert (config.diffusion.variance, config.sample.variance) == ("learned_range", "auto")
 
 
 def test_the_defaults_are_those_of_diffusers():

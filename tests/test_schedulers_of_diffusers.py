@@ -1,4 +1,5 @@
-"""Our samplers beside diffusers' schedulers: one network function, one x_T, one noise.
+"""Our samplers beside diffusers' schedulers: one network function, one x_T, one noise; and what
+becomes of a scheduler in a folder that is read and written.
 
 diffusers computes its tables in float32 and ours are float64, so the pictures differ in the fourth
 digit. Each test prints by how much.
@@ -9,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from peer import pipeline
 from tensors import noise
 from torch import Tensor
 
 from gentool.backends.ddpm.algorithm import denoiser
+from gentool.backends.ddpm.diffusers import not_written, read, write
 from gentool.diffusion.gaussian import Gaussian
 from gentool.diffusion.samplers import ancestral, ddim, dpm_solver_pp
 from gentool.diffusion.schedules import SCHEDULES
@@ -156,3 +159,58 @@ def test_dpm_solver_plus_plus(
     other = theirs(made, network, x_T, told, generator=torch.Generator().manual_seed(3))
     assert told == chain.timesteps.tolist()[::-1]
     check(f"{kind} {steps} steps {prediction}", ours, other)
+
+
+@pytest.mark.parametrize(
+    "scheduler, diffusion, sample",
+    [
+        ({}, ["linear", "eps", 1000], ["fixed_small", "leading", "ancestral"]),
+        (
+            {"variance_type": "fixed_large", "timestep_spacing": "trailing"},
+            ["linear", "eps", 1000],
+            ["fixed_large", "trailing", "ancestral"],
+        ),
+        (
+            {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"},
+            ["cosine", "v", 1000],
+            ["fixed_small", "leading", "ancestral"],
+        ),
+        (
+            {"num_train_timesteps": 200, "beta_start": 5e-4, "beta_end": 0.1}
+            | {"prediction_type": "sample"},
+            ["linear", "x_0", 200],
+            ["fixed_small", "leading", "ancestral"],
+        ),
+    ],
+    ids=str,
+)
+def test_the_chain_is_the_schedulers(scheduler, diffusion, sample, tmp_path):
+    theirs = diffusers.DDPMScheduler(**scheduler)
+    found = read(pipeline(tmp_path / "a", theirs))
+    config = found.config
+    assert [config.diffusion.schedule, config.diffusion.prediction, config.diffusion.T] == diffusion
+    assert [config.sample.variance, config.sample.spacing, config.sample.sampler] == sample
+    assert config.sample.steps == config.diffusion.T
+    (tmp_path / "b").mkdir()
+    write(config, found.network, tmp_path / "b", tmp_path)
+    again = diffusers.DDPMPipeline.from_pretrained(tmp_path / "b").scheduler
+    torch.testing.assert_close(again.betas, theirs.betas, rtol=1e-6, atol=0)
+    ours = {k: v for k, v in again.config.items() if not k.startswith("_")}
+    assert ours == pytest.approx({k: theirs.config[k] for k in ours})
+
+
+def test_a_spacing_that_they_lack_is_left_out_and_said(tmp_path):
+    found = read(pipeline(tmp_path / "a", diffusers.DDPMScheduler()))
+    found.config.sample.spacing = "quadratic"
+    (tmp_path / "b").mkdir()
+    write(found.config, found.network, tmp_path / "b", tmp_path)
+    assert read(tmp_path / "b").config.sample.spacing == "trailing"
+    assert not_written(found.config) == ["spacing quadratic"]
+
+
+def test_a_ddim_scheduler_and_a_learned_variance(tmp_path):
+    ddim = pipeline(tmp_path / "ddim", diffusers.DDIMScheduler())
+    assert read(ddim).config.sample.sampler == "ddim"
+    learned = diffusers.DDPMScheduler(variance_type="learned_range")
+    config = read(pipeline(tmp_path / "learned", learned, out_channels=6)).config
+    assert (config.diffusion.variance, config.sample.variance) == ("learned_range", "auto")
