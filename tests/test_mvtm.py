@@ -21,6 +21,7 @@ from gentool.backends.mvtm.algorithm import (
     nucleus,
     random_mask,
     training_loss,
+    walk_loss,
 )
 from gentool.rng import BatchRng
 
@@ -332,3 +333,31 @@ def test_a_region_grows_by_one_token():
     region = torch.zeros(1, 4, 4, dtype=torch.bool)
     region[0, 0, 1] = True
     assert grow(region)[0].int().tolist() == [[1, 1, 1, 0], [1, 1, 1, 0], [0] * 4, [0] * 4]
+
+
+class Copying:
+    """A network whose distributions depend on what it sees: each token's on the sum of the known."""
+
+    def __init__(self, N: int) -> None:
+        self.tables = normal(11, N, MASK + 1)
+        self.tables[..., K:] = -60.0
+
+    def __call__(self, y: Tensor, hidden: Tensor, done: float = 0.0) -> Tensor:
+        known = y.masked_fill(hidden, 0).sum(dim=1) % 11
+        return self.tables[known][hidden]
+
+
+@pytest.mark.parametrize("N, steps", [(16, 8), (16, 1), (5, 5), (3, 8)])
+def test_the_loss_of_a_walk_is_the_likelihood_of_what_is_decoded(N, steps):
+    model_fn = Copying(N)
+    ids, heard = run(model_fn, masked(6, N), steps, order="undecided")
+    n = min(steps, N)  # with fewer tokens than steps the last one is drawn anew until the end
+    log_p, hidden = torch.zeros(6, dtype=torch.float64), torch.ones(6, N, dtype=torch.bool)
+    for step, (*_, again, p) in enumerate(heard[: n - 1] + heard[-1:]):
+        kept = hidden & ~(again & (step < n - 1))
+        log_p += p.log().masked_fill(~kept, 0).sum(dim=1)
+        hidden &= ~kept
+    assert not hidden.any()
+    loss = walk_loss(model_fn, ids, MASK, steps)
+    torch.testing.assert_close(loss.double() * n, -log_p, rtol=1e-5, atol=1e-5)
+    assert (walk_loss(model_fn, (ids + 1) % K, MASK, steps) - loss).abs().min() > 1e-3

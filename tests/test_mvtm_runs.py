@@ -98,6 +98,19 @@ def test_a_tokenizer_that_is_given_is_not_trained(cli, mvtm_recipe, mvtm_run, tm
         assert same == (mvtm_run / "tokenizer/image/vq.safetensors").read_bytes()
 
 
+def test_a_walk_is_a_term_of_the_loss(cli, mvtm_recipe, mvtm_run, tmp_path):
+    out, given = tmp_path / "run", f"tokenizer.image={mvtm_run}"
+    train = ("train", "mvtm", "--recipe", mvtm_recipe, "--out", out, "--set", given)
+    train += ("--set", "masking.walk=0.5", "--steps", 12)
+    result = cli(*train)
+    assert result.code == 2 and "--set sample.order=undecided" in result.err
+    result = cli(*train, "--set", "sample.order=undecided", "--set", "sample.steps=3")
+    assert result.code == 0, result.err
+    records = [record for record in log_of(out) if "loss" in record]
+    assert all(r["loss"] == pytest.approx(r["nll"] + r["walk"]) for r in records)
+    assert records[-1]["walk"] < records[0]["walk"]
+
+
 def test_a_dry_run_trains_nothing(cli, mvtm_recipe, tmp_path):
     result = cli("train", "mvtm", "--recipe", mvtm_recipe, "--out", tmp_path / "run", "--dry-run")
     assert result.code == 0 and "stage one: " in result.out and not (tmp_path / "run").exists()

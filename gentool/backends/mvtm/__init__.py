@@ -47,6 +47,12 @@ class MaskingConfig:
         choices=("cosine", "arccos", "square", "cubic"),
     )
     label_smoothing: float = setting(0.1, "label smoothing", low=0.0, high=0.99)
+    walk: float = setting(
+        0.0,
+        "beside random masks, X times the loss of those that `sample` meets with its steps in "
+        "undecided order",
+        low=0.0,
+    )
     drop_condition: float = setting(
         0.0, "share of training examples that do not show their class or caption", low=0.0, high=1.0
     )
@@ -129,4 +135,9 @@ class Config:
             raise UsageError(
                 "tokenizer.cache holds tokens of a tokenizer that is there already",
                 "--set tokenizer.image=RUN names it",
+            )
+        if self.masking.walk and self.sample.order != "undecided":
+            raise UsageError(
+                f"masking.walk is of the undecided order, sample.order is {self.sample.order}",
+                "--set sample.order=undecided, or no walk",
             )

@@ -21,6 +21,7 @@ from gentool.backends.mvtm.algorithm import (
     lowest,
     random_mask,
     training_loss,
+    walk_loss,
 )
 from gentool.backends.mvtm.network import MaskedTransformer
 from gentool.conditions import Conditioned
@@ -95,8 +96,13 @@ class Backend(Conditioned):
         y = batch["ids"] if "ids" in batch else self.image.encode(batch["x"])  # [B, N]
         told = self._told(batch.get("y"), batch.get("text"))
         model_fn = partial(network, **told)
-        smoothing = self.config.masking.label_smoothing
-        return {"nll": training_loss(model_fn, y, batch["hidden"], self.mask, smoothing)}
+        masking = self.config.masking
+        smoothing = masking.label_smoothing
+        terms = {"nll": training_loss(model_fn, y, batch["hidden"], self.mask, smoothing)}
+        if masking.walk:
+            walk = walk_loss(model_fn, y, self.mask, self.config.sample.steps)
+            terms["walk"] = masking.walk * walk
+        return terms
 
     def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
         return {}, ""
