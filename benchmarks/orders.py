@@ -22,7 +22,7 @@ from gentool.rng import BatchRng
 
 N, PATCH = 64, 4
 # Each order at the temperature at which it does best here.
-TEMPERATURE = {"confidence": 1.0, "halton": 0.6, "undecided": 0.8}
+TEMPERATURE = {"confidence": 1.0, "halton": 0.6, "undecided": 1.0}
 CONFLICT = 20.0  # nats for each known token that a picture contradicts: the nearest ones count
 
 
