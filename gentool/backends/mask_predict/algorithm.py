@@ -179,10 +179,10 @@ def most_likely(logits: Tensor) -> tuple[Tensor, Tensor]:
     From what all others have together, so that even tokens of which the model is all but certain
     can be told apart: 1 - 1e-9 is 1 in fp32.
     """
-    logits = logits.float()
-    best, ids = logits.max(dim=1)
-    others = (logits - best[:, None]).exp().scatter(1, ids[:, None], 0).sum(dim=1)
-    return ids, -others.log1p()
+    p = logits.float().softmax(dim=1)
+    most, ids = p.max(dim=1)
+    others = p.scatter_(1, ids[:, None], 0).sum(dim=1)
+    return ids, torch.where(most < 0.5, most.log(), (-others).log1p())
 
 
 def score(log_p: Tensor, N: Tensor) -> Tensor:

@@ -93,9 +93,14 @@ class MaskPredictTransformer(nn.Module):
         bias = padding_bias(ids == self.tgt_pad)
         x = self.embedding(ids) + self.tgt_positions.weight[: ids.shape[1]]
         x = self.dropout(x)
-        for layer, keys_values in zip(self.decoder, memory.keys_values, strict=True):
-            x = layer(x, bias, (keys_values, memory.bias))  # [R, L, D]
-        return F.linear(x[is_masked], self.embedding.weight)
+        # Of the last layer only what is masked is wanted: the first `most` places of each row.
+        most = int(is_masked.sum(dim=1).max())
+        places = is_masked.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+        last = len(self.decoder) - 1
+        for n, keys_values in enumerate(memory.keys_values):
+            wanted = places if n == last else None
+            x = self.decoder[n](x, bias, (keys_values, memory.bias), wanted)  # [R, L or most, D]
+        return F.linear(x[is_masked.gather(1, places)], self.embedding.weight)
 
 
 class Layer(nn.Module):
@@ -113,10 +118,18 @@ class Layer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(
-        self, x: Tensor, bias: Tensor, source: tuple[KeysValues, Tensor] | None = None
+        self,
+        x: Tensor,
+        bias: Tensor,
+        source: tuple[KeysValues, Tensor] | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
-        """x [R, L, D] and its bias [R, 1, 1, L]; the source's keys, values and bias [B, ...]."""
-        attended = self.attention(x, self.attention.keys_values(x), bias)
+        """x [R, L, D] and its bias [R, 1, 1, L]; the source's keys, values and bias [B, ...];
+        places [R, K]: of x's, at which outputs are wanted, [R, K, D]."""
+        keys_values = self.attention.keys_values(x)
+        if places is not None:
+            x = x.gather(1, places[..., None].expand(-1, -1, x.shape[2]))
+        attended = self.attention(x, keys_values, bias)
         x = self.attention_norm(x + self.dropout(attended))
         if source:
             # The rows of one source ask its keys together: no row needs a copy of them.
