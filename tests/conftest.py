@@ -31,7 +31,6 @@ patch_size = 4
 T = 20
 schedule = "cosine"
 [train]
-precision = "fp32" # exact on any processor
 batch_size = 4
 steps = 40
 warmup_steps = 0
@@ -127,7 +126,6 @@ time_features = 8
 [diffusion]
 T = 20
 [train]
-precision = "fp32" # exact on any processor
 batch_size = 4
 steps = 40
 warmup_steps = 0
@@ -171,7 +169,6 @@ decoder_layers = 2
 heads = 2
 dropout = 0.1
 [train]
-precision = "fp32" # exact on any processor
 batch_size = 8
 steps = 40
 learning_rate = 0.01
@@ -224,7 +221,6 @@ encoder_layers = 1
 decoder_layers = 1
 heads = 2
 [train]
-precision = "fp32" # exact on any processor
 batch_size = 8
 steps = 120
 learning_rate = 0.01
@@ -296,7 +292,6 @@ classes = 3
 T = 20
 schedule = "cosine"
 [train]
-precision = "fp32" # exact on any processor
 batch_size = 8
 steps = 30
 learning_rate = 0.003

@@ -26,7 +26,6 @@ dimensions = 4
 entropy = 0.0
 revive_every = 5
 [train]
-precision = "fp32" # exact on any processor
 batch_size = 8
 steps = 40
 optimizer = "muon"
@@ -56,7 +55,6 @@ classes = 3
 drop_condition = 0.1
 label_smoothing = 0.0
 [train]
-precision = "fp32" # exact on any processor
 batch_size = 8
 steps = 60
 optimizer = "muon"
