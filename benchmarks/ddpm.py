@@ -32,7 +32,7 @@ from gentool.backends.ddpm.algorithm import training_loss
 from gentool.backends.ddpm.backend import Backend
 from gentool.backends.ddpm.diffusers import write
 from gentool.data.scenes import Scenes, read_scene
-from gentool.device import bf16_pays, pick_device
+from gentool.device import has_bf16, pick_device
 from gentool.render import to_uint8
 from gentool.resources import read_recipe
 from gentool.rng import BatchRng
@@ -170,7 +170,7 @@ def forward(options: Any) -> list[dict[str, Any]]:
     for figure, side in zip(figures, sides.values(), strict=True):
         figure["difference"] = ((side() - expected).norm() / expected.norm()).item()
         figure |= describe(ours)
-        figure["bf16 in hardware"] = bf16_pays(x_t.device)
+        figure["bf16 in hardware"] = has_bf16(x_t.device)
     return figures
 
 
@@ -195,7 +195,7 @@ def train(options: Any) -> list[dict[str, Any]]:
     ours, theirs = cifar_pair()
     x_0, t = batch(16)
     sides = {"diffusers fp32": step(theirs, x_0, t), "gentool fp32": step(ours, x_0, t)}
-    if bf16_pays(x_0.device):
+    if has_bf16(x_0.device):
         sides["gentool bf16"] = step(copy.deepcopy(ours), x_0, t, bf16=True)
     figures = rates(alternate(sides, options.repeats), 16, "diffusers fp32", options.repeats)
     return [figure | describe(ours) for figure in figures]

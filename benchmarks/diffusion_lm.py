@@ -33,7 +33,7 @@ from gentool.backends.diffusion_lm.network import DiffusionTransformer
 from gentool.checkpoint.load import Loaded, find_checkpoint, load_checkpoint
 from gentool.control import open_controls, success
 from gentool.data.scenes import SceneTexts, parse_caption
-from gentool.device import bf16_pays, pick_device
+from gentool.device import has_bf16, pick_device
 from gentool.diffusion.samplers import Denoised, ancestral
 from gentool.evaluate.request import Request
 from gentool.evaluate.texts import diversity_figures, judge, scenes
@@ -84,7 +84,7 @@ def speed(loaded: Loaded, options: Any) -> Figures:
         "gentool, 200 steps, fp32": lambda batch: lines(loaded, batch, settings, "fp32"),
         "gentool, 50 steps of dpm++, fp32": lambda batch: lines(loaded, batch, few, "fp32"),
     }
-    if bf16_pays(pick_device("auto")):
+    if has_bf16(pick_device("auto")):
         ways["gentool, 200 steps, bf16"] = lambda b: lines(loaded, b, settings, "bf16")
     texts: dict[str, list[str]] = {name: [] for name in ways}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -193,7 +193,7 @@ def forward(loaded: Loaded, options: Any) -> Figures:
             loaded.network.to(device), loaded.config.model, loaded.backend.length,
         ),
     }  # fmt: skip
-    dtypes = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if bf16_pays(device) else {})
+    dtypes = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if has_bf16(device) else {})
     sides: dict[str, Callable[[], object]] = {}
     for precision, dtype in dtypes.items():
         a = torch.randn(2048, 2048, device=device, dtype=dtype)

@@ -35,7 +35,7 @@ from gentool.checkpoint.load import find_checkpoint, load_checkpoint
 from gentool.data.scenes import Scenes, draw_scene, read_scene, render
 from gentool.data.scenes.draw import corners
 from gentool.data.scenes.language import caption
-from gentool.device import bf16_pays, pick_device
+from gentool.device import has_bf16, pick_device
 from gentool.nn.text import Encoded
 from gentool.render import to_uint8
 from gentool.resources import read_recipe
@@ -115,7 +115,7 @@ def loop(options: Any) -> list[dict[str, Any]]:
                 l_c, l_u = logits.chunk(2)
                 ids = scheduler.step(l_u + 3.0 * (l_c - l_u), t, ids).prev_sample
 
-    precisions = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if bf16_pays(device) else {})
+    precisions = {"fp32": torch.float32} | ({"bf16": torch.bfloat16} if has_bf16(device) else {})
     sides: dict[str, Callable[[], object]] = {}
     networks: dict[str, torch.nn.Module] = {}
     for precision, dtype in precisions.items():
@@ -142,7 +142,7 @@ def loop(options: Any) -> list[dict[str, Any]]:
 def forward(options: Any) -> list[dict[str, Any]]:
     """The paper's transformer over 8 × 256 tokens, all of them hidden."""
     device = pick_device("auto")
-    dtype = torch.bfloat16 if bf16_pays(device) else torch.float32
+    dtype = torch.bfloat16 if has_bf16(device) else torch.float32
     with torch.device(device):
         network = MaskedTransformer(Config().model, 2025, 256).eval()
         ids, hidden = torch.full((8, 256), 2024), torch.ones(8, 256, dtype=torch.bool)

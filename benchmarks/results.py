@@ -35,8 +35,10 @@ def commit() -> str:
 
 
 def machine() -> str:
-    """Processor, cores and torch, in words."""
+    """Processor, whether it has bf16, cores and torch, in words."""
     import torch
+
+    from gentool.device import has_bf16
 
     info = Path("/proc/cpuinfo")
     models = [
@@ -45,5 +47,6 @@ def machine() -> str:
         if line.startswith("model name")
     ]
     cpu = models[0] if models else platform.processor()
+    cpu += " with bf16" if has_bf16(torch.device("cpu")) else ""
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{cpu}, {os.cpu_count()} cores{gpu}, torch {torch.__version__}"

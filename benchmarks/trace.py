@@ -74,7 +74,7 @@ def drawing(loaded: Loaded, n: int) -> tuple[Any, Callable[[Recorder | None], ob
     """The settings of a checkpoint, and what draws n samples by them: of captions of scenes where
     it reads any."""
     module = backend_options(loaded.run_config.backend)
-    how: dict[str, Any] = {"device": "auto", "precision": None}
+    how: dict[str, Any] = {"device": "auto", "precision": "auto"}
     lines = [SceneTexts("test", "en-zh")[i].source or "" for i in range(n)]
     if not module.DRAWS:
         settings = sample_settings(loaded, {}, module.DecodeConfig)

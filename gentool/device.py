@@ -1,4 +1,4 @@
-"""Which device to compute on, and where bf16 pays."""
+"""Which device to compute on, and in which precision."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def bf16_pays(device: torch.device) -> bool:
+def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 in hardware; elsewhere bf16 is slower than fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
@@ -34,11 +34,15 @@ def bf16_pays(device: torch.device) -> bool:
     return False
 
 
-def use_bf16(precision: str | None, device: torch.device) -> bool:
-    """What `--precision auto|fp32|bf16` means on this device. None, for drawing: fp32 on a CPU,
-    `auto` elsewhere. Raises UsageError."""
-    if precision is None:
-        precision = "fp32" if device.type == "cpu" else "auto"
+def use_bf16(precision: str, device: torch.device) -> bool:
+    """What `--precision auto|fp32|bf16` means on this device. Raises UsageError.
+
+    `auto` is bf16 on a GPU that multiplies it. A CPU that does gains by it in large networks and
+    loses in small ones (benchmarks/precision.py), and a seed would make other bytes than on a CPU
+    that does not; so there it is fp32.
+    """
     if precision not in PRECISIONS:
         raise UsageError(f"--precision {precision}", nearest(precision, PRECISIONS))
-    return precision == "bf16" or (precision == "auto" and bf16_pays(device))
+    return precision == "bf16" or (
+        precision == "auto" and device.type == "cuda" and has_bf16(device)
+    )

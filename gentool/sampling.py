@@ -52,7 +52,7 @@ def draw_samples(
     candidate: int = 0,
     batch_size: int,
     device: str = "auto",
-    precision: str | None = None,
+    precision: str = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,
     recorder: Recorder | None = None,
 ) -> Iterator[tuple[Sequence[int], Any]]:
@@ -60,7 +60,7 @@ def draw_samples(
 
     given: what the backend's `draw` takes beside noise, a row for each of `indices`; shared: what
     it takes for all of them together. passes: times each step is walked. candidate: another draw of
-    the same sample. precision None: fp32 on a CPU, `auto` elsewhere. progress is told of denoising
+    the same sample. progress is told of denoising
     steps done, recorder shown them; it is for one candidate of each sample.
     """
     chosen = pick_device(device)

@@ -35,7 +35,7 @@ def translate_lines(
     batch_tokens: int,
     references: Iterable[str] | None = None,
     device: str = "auto",
-    precision: str | None = None,
+    precision: str = "auto",
     recorder: Recorder | None = None,
     **how: Any,
 ) -> Iterator[tuple[int, list[Hypothesis] | BadDataError]]:

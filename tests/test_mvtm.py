@@ -336,7 +336,7 @@ def test_a_region_grows_by_one_token():
 
 
 class Copying:
-    """A network whose distributions depend on what it sees: each token's on the sum of the known."""
+    """A network whose distributions depend on what it sees: on the sum of the known tokens."""
 
     def __init__(self, N: int) -> None:
         self.tables = normal(11, N, MASK + 1)

@@ -51,7 +51,7 @@ def bench(
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
-    precision: options.Precision = None,
+    precision: options.Precision = "auto",
     plot: Plot = None,
     as_json: options.Json = False,
 ) -> None:

@@ -32,7 +32,7 @@ def bench_pairs(
     repeats: Repeats = 3,
     batch_tokens: BatchTokens = 4096,
     device: options.Device = "auto",
-    precision: options.Precision = None,
+    precision: options.Precision = "auto",
     plot: Plot = None,
     as_json: options.Json = False,
 ) -> None:

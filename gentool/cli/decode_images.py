@@ -39,7 +39,7 @@ def decode_images(
     trace: Trace = None,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
-    precision: options.Precision = None,
+    precision: options.Precision = "auto",
     on_error: Annotated[
         str, value("skip|stop", "A line that cannot be drawn: a white picture, or the end.")
     ] = "skip",

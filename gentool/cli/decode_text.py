@@ -34,7 +34,7 @@ def decode_text(
     trace: Trace = None,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
-    precision: options.Precision = None,
+    precision: options.Precision = "auto",
     on_error: OnError = "skip",
     as_json: options.Json = False,
 ) -> None:

@@ -60,7 +60,7 @@ def distill(
     ] = None,
     overwrite: Annotated[bool, flag("--overwrite", "Replace the corpus in --out.")] = False,
     device: options.Device = "auto",
-    precision: options.Precision = None,
+    precision: options.Precision = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Replace the targets of pairs by a teacher's translations.

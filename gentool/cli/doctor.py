@@ -75,11 +75,11 @@ def _backend(name: str) -> Callable[[], str]:
 def _device() -> str:
     import torch
 
-    from gentool.device import bf16_pays, pick_device
+    from gentool.device import has_bf16, pick_device
 
     device = pick_device("auto")
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
-    bf16 = "bf16 in hardware" if bf16_pays(device) else "no bf16 in hardware, so fp32"
+    bf16 = "bf16 in hardware" if has_bf16(device) else "no bf16 in hardware"
     cores = f"{os.cpu_count()} cores, {torch.get_num_threads()} threads"
     return f"{device.type} ({name}), {bf16}; {cores}"
 

@@ -43,7 +43,7 @@ def evaluate(
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
-    precision: options.Precision = None,
+    precision: options.Precision = "auto",
     gate: Gate = None,
     as_json: options.Json = False,
 ) -> None:

@@ -35,7 +35,7 @@ def evaluate_pairs(
     ] = False,
     batch_tokens: BatchTokens = 4096,
     device: options.Device = "auto",
-    precision: options.Precision = None,
+    precision: options.Precision = "auto",
     gate: Gate = None,
     as_json: options.Json = False,
 ) -> None:

@@ -55,12 +55,13 @@ Device = Annotated[
     ),
 ]
 Precision = Annotated[
-    str | None,
+    str,
     value(
         "auto|fp32|bf16",
-        "Arithmetic. (default: fp32 on a CPU, else auto)",
+        "Arithmetic. auto: bf16 on a GPU that has it.",
         "--precision",
         envvar="GENTOOL_PRECISION",
+        show_default=True,
     ),
 ]
 BatchSize = Annotated[

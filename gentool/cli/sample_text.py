@@ -36,7 +36,7 @@ def sample_text(
     trace: Trace = None,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
-    precision: options.Precision = None,
+    precision: options.Precision = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Write samples, one a line.

@@ -60,7 +60,7 @@ def translate(
     trace: Trace = None,
     batch_tokens: BatchTokens = 4096,
     device: options.Device = "auto",
-    precision: options.Precision = None,
+    precision: options.Precision = "auto",
     on_error: OnError = "skip",
     as_json: options.Json = False,
 ) -> None:

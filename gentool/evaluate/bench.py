@@ -132,7 +132,7 @@ def bench(request: Timed, metric: str | None, repeats: int, by: str) -> dict[str
         "batch_size": request.batch_size if request.draws else None,
         "batch_tokens": request.batch_tokens if isinstance(request, TimedPairs) else None,
         "device": device.type,
-        "precision": request.precision or "default",
+        "precision": request.precision,
         "threads": torch.get_num_threads(),
     }
 

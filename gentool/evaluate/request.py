@@ -30,7 +30,7 @@ class Request:
     seed: int
     device: str
     batch_size: int
-    precision: str | None
+    precision: str
     judge: str | None = None  # a checkpoint that samples are judged by
     controls: Controls | None = None  # what samples are asked for
     features: str | None = None  # what FID and KID compare pictures by

@@ -73,7 +73,7 @@ class Teacher:
         return made
 
 
-def open_teacher(name: str, device: str, precision: str | None) -> Teacher:
+def open_teacher(name: str, device: str, precision: str) -> Teacher:
     """The teacher in the folder `name`, or of that name on the Hub. None of its code is run.
 
     Raises NotFoundError, MachineError (no network), UsageError (device, precision) or

@@ -33,7 +33,7 @@ class TrainConfig:
     )
     seed: int = setting(0, "seed of initialisation, data order and noise", low=0)
     precision: str = setting(
-        "auto", "auto = bf16 where the device is fast at it", choices=("auto", "fp32", "bf16")
+        "auto", "auto = bf16 on a GPU that has it", choices=("auto", "fp32", "bf16")
     )
     log_every: int = setting(50, "steps between records in log.jsonl", low=1, fixed=False)
     save_every: int = setting(1000, "steps between states", low=1, fixed=False)
