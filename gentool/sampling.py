@@ -60,8 +60,8 @@ def draw_samples(
 
     given: what the backend's `draw` takes beside noise, a row for each of `indices`; shared: what
     it takes for all of them together. passes: times each step is walked. candidate: another draw of
-    the same sample. progress is told of denoising
-    steps done, recorder shown them; it is for one candidate of each sample.
+    the same sample. progress is told of denoising steps done, recorder shown them; it is for one
+    candidate of each sample.
     """
     chosen = pick_device(device)
     bf16 = use_bf16(precision, chosen)

@@ -141,7 +141,7 @@ def test_greedy_is_the_likeliest_token_at_each_place(teacher_run):
 
 
 def test_translations_do_not_depend_on_the_batches_and_one_too_long_has_none(teacher_run):
-    teacher = open_teacher(str(teacher_run), "cpu", None)
+    teacher = open_teacher(str(teacher_run), "cpu", "auto")
     lines = [*ENGLISH[:6], "red " * 31, *ENGLISH[6:9]]
     made = teacher.translate(lines, 3)
     assert made[6] is None and all(made[:6]) and len({*made}) > 2
@@ -160,7 +160,7 @@ def test_targets_are_the_teacher_s_and_held_out_ones_the_references(
     result = distill(out, "--json", "--beam", 2)
     assert result.code == 0, result.err
     assert lines_of(out / "source.txt") == ENGLISH
-    made = open_teacher(str(teacher_run), "cpu", None).translate(ENGLISH, 2)
+    made = open_teacher(str(teacher_run), "cpu", "auto").translate(ENGLISH, 2)
     targets = lines_of(out / "target.txt")
     held_out = list(text_train_and_validation(PairData(spec=(corpus,)))[1].indices)
     assert len(held_out) == 3
@@ -309,7 +309,7 @@ def test_any_seq2seq_checkpoint_teaches(distill, hub, tmp_path):
     assert lines_of(out / "source.txt") == ENGLISH[:12] and len(lines_of(out / "target.txt")) == 12
     assert result.records[0]["settings"]["teacher"] == str(hub)
     told = [json.loads(line)["teacher"] for line in lines_of(out / "lines.jsonl")]
-    assert open_teacher(str(hub), "cpu", None).translate(ENGLISH[:12], 2) == told
+    assert open_teacher(str(hub), "cpu", "auto").translate(ENGLISH[:12], 2) == told
     assert not any("</s>" in text or "<pad>" in text for text in told)
 
 

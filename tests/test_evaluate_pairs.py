@@ -153,7 +153,7 @@ def test_the_twin_stands_beside_on_the_same_sentences(cli, teacher_run, tmp_path
         [line] = [line for line in result.err.splitlines() if f"per sentence, {how}" in line]
         assert all(f"{side} 0." in line for side in ("mask-predict", "twin greedy", "twin beam=5"))
     # With its own translations for references the twin is perfect, and so none else is.
-    made = open_teacher(str(teacher_run), "cpu", None).translate(ENGLISH, 1)
+    made = open_teacher(str(teacher_run), "cpu", "auto").translate(ENGLISH, 1)
     for name, lines in {"x.en": ENGLISH, "x.zh": made}.items():
         (tmp_path / name).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     spec = f"{tmp_path / 'x.en'},{tmp_path / 'x.zh'}"

@@ -120,7 +120,7 @@ def test_a_line_for_each_line_in_order_whatever_the_batches(decode):
     nothing = {"text": "", "score": None, "length": 0, "steps": 0}
     assert records[5] == {"id": 6, **nothing} and records[13] == {"id": 14, **nothing}
     scores = [record["score"] for i, record in enumerate(records) if i not in (5, 13)]
-    assert len({*scores}) == 12 and max(scores) < 0, "one for each source"
+    assert len({*scores}) > 6 and max(scores) < 0, "of each source's own, in four digits"
     for size in (1, 150, 100_000):
         again = decode(lines, "--json", "-b", size).records
         assert [record["text"] for record in again] == [record["text"] for record in records]
