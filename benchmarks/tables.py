@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 DETAILS = (
     *("n", "seed", "split", "step", "batch", "repeats", "ratio", "difference"),
     *("draws", "temperature", "parameters", "gflop", "matmul_gflops", "minutes"),
-    *("seconds_per_sample", "threads"),
+    *("seconds_per_sample", "threads", "bleu", "same output"),
 )
 BLOCK = re.compile(r"(<!-- figures (\S+)(.*?) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -35,32 +35,57 @@ def sources(n, seed=0, longest=9):
 
 
 @torch.no_grad()
-def plainly(net, src_ids, passes, beam, T=None):
-    """(ids, score) of each candidate of one source after so many passes (of T, if there are more),
-    the best first; as in the paper, in float64, one row at a time, without padding."""
-    net, T = net.double(), T or passes
-    length_logits = net(torch.tensor([src_ids]), torch.tensor([[MASK]]), torch.ones(1, 1).bool())[1]
-    lengths = length_logits[0].log_softmax(0).topk(beam).indices.tolist()
+def plainly(net, src_ids, T, beam):
+    """(ids, score) of each candidate of one source, the best first; as in the paper, in float64,
+    one row at a time, without padding."""
     found = []
-    for N in (max(2, N) for N in lengths):
+    for N in (max(2, N) for N in lengths(net, src_ids).topk(beam).indices.tolist()):
         y, p = [MASK] * N, [0.0] * N
-        for t in range(passes):
-            if t:
-                k = max(1, N * (T - t) // T)
-                masked = sorted(range(N), key=lambda i: (p[i], i))[:k]
-            else:
-                masked = list(range(N))
-            for i in masked:
-                y[i] = MASK
-            everywhere = torch.ones(1, N, dtype=torch.bool)
-            logits, _ = net(torch.tensor([src_ids]), torch.tensor([y]), everywhere)
-            probabilities = logits.softmax(dim=1)
-            for i in masked:
-                y[i] = int(probabilities[i].argmax())
-                p[i] = float(probabilities[i].max())
+        for t in range(T):
+            predict(net, src_ids, y, p, max(1, N * (T - t) // T))
         found.append((y, sum(map(math.log, p)) / N))
-    net.float()
     return sorted(found, key=lambda candidate: -candidate[1])
+
+
+@torch.no_grad()
+def predict(net, src_ids, y, p, k):
+    """Mask the k tokens of y of least p, and fill them in."""
+    masked = sorted(range(len(y)), key=lambda i: (p[i], i))[:k]
+    for i in masked:
+        y[i] = MASK
+    everywhere = torch.ones(1, len(y), dtype=torch.bool)
+    logits, _ = net.double()(torch.tensor([src_ids]), torch.tensor([y]), everywhere)
+    net.float()
+    probabilities = logits.softmax(dim=1)
+    for i in masked:
+        y[i] = int(probabilities[i].argmax())
+        p[i] = float(probabilities[i].max())
+
+
+@torch.no_grad()
+def lengths(net, src_ids):
+    """The log probability of each length of a target."""
+    one = torch.ones(1, 1)
+    logits = net.double()(torch.tensor([src_ids]), MASK * one.long(), one.bool())[1][0]
+    net.float()
+    return logits.log_softmax(0)
+
+
+def quickly(net, src_ids, T, beam, sure):
+    """(ids, score, passes) of the fast way."""
+
+    def joint(candidate):
+        ids, score = candidate
+        return score + lengths(net, src_ids)[len(ids)].item() / len(ids)
+
+    N = len(max(plainly(net, src_ids, 1, beam), key=joint)[0])
+    y, p = [MASK] * N, [0.0] * N
+    predict(net, src_ids, y, p, N)
+    u = sum(q < sure for q in p)
+    passes = max(1, min(u, T))
+    for t in range(1, passes):
+        predict(net, src_ids, y, p, u * (passes - t) // passes)
+    return y, sum(map(math.log, p)) / N, passes
 
 
 class Spelled:
@@ -130,64 +155,33 @@ def test_what_cannot_change_is_computed_once(backend, monkeypatch):
     assert memory.keys_values[0][0].shape[0] == 2, "of sources, not of candidates"
 
 
-def hopeful(net, src_ids, beam, T, margin):
-    """The plain candidate that the fast way is to end with if it never stops early, and how many
-    candidates of a source each pass is of."""
-    left, counts = None, []
-    for passes in range(1, T + 1):
-        found = {len(ids): (ids, value) for ids, value in plainly(net, src_ids, passes, beam, T)}
-        left = found if left is None else {N: found[N] for N in left}
-        counts.append(len(left))
-        if passes >= algorithm.EXPLORED:
-            best = max(value for _, value in left.values())
-            left = {N: one for N, one in left.items() if one[1] >= best - margin}
-    return max(left.values(), key=lambda one: one[1]), counts
-
-
-@pytest.mark.parametrize("margin", [0.0, 0.3, 99.0])
-def test_fast_drops_candidates_that_are_behind(backend, monkeypatch, margin):
-    net, rows, T, beam = network(), sources(6), 10, 4
-    called = []
+@pytest.mark.parametrize("sure", [0.1, 0.5, 1.0])
+def test_fast_decodes_one_candidate_until_it_is_sure(backend, monkeypatch, sure):
+    net, rows, T, beam, called = network(), sources(20), 10, 4, []
     decode = MaskPredictTransformer.decode
 
     def counting(self, ids, is_masked, memory):
         called.append(len(ids))
         return decode(self, ids, is_masked, memory)
 
-    monkeypatch.setattr(algorithm, "MARGIN", margin)
-    monkeypatch.setattr(algorithm, "PATIENCE", T)  # without end
+    monkeypatch.setattr(algorithm, "SURE", sure)
     monkeypatch.setattr(MaskPredictTransformer, "decode", counting)
     fast = backend.translate(net, rows, DecodeConfig(T, beam), fast=True)
     monkeypatch.undo()
-    expected = [hopeful(net, row, beam, T, margin) for row in rows]
-    for [found], ((ids, value), _) in zip(fast, expected, strict=True):
-        assert (found.text, found.steps) == (" ".join(map(str, ids)), T)
+    expected = [quickly(net, row, T, beam, sure) for row in rows]
+    for [found], (ids, value, passes) in zip(fast, expected, strict=True):
+        assert (found.text, found.steps) == (" ".join(map(str, ids)), passes)
         assert found.score == pytest.approx(value, abs=1e-4)
-    assert called == [sum(counts) for counts in zip(*(c for _, c in expected), strict=True)]
-    assert called[-1] == {0.0: 6, 99.0: 24}.get(margin, called[-1]) and called[:2] == [24, 24]
-    if margin == 0.3:
-        assert 6 <= called[-1] < 24, "some are dropped"
-    plain = backend.translate(net, rows, DecodeConfig(T, beam))
-    assert margin < 99 or [h.text for [h] in fast] == [h.text for [h] in plain]
-
-
-def test_fast_leaves_sources_where_nothing_changes(backend, monkeypatch):
-    """A network that says the same whatever it sees changes nothing after its first pass."""
-    net, rows, beam, called = network(), sources(6), 4, []
-    table = torch.randn(LONGEST, V, generator=generator("table"))
-
-    def always(self, ids, is_masked, memory):
-        called.append(len(ids))
-        return table.expand(len(ids), -1, -1)[:, : ids.shape[1]][is_masked]
-
-    monkeypatch.setattr(MaskPredictTransformer, "decode", always)
-    made = backend.translate(net, rows, DecodeConfig(10, beam), fast=True)
-    assert [h.steps for [h] in made] == [algorithm.PATIENCE + 1] * 6
-    assert len(called) == algorithm.PATIENCE + 1 and called[:2] == [24, 24]
-    once = backend.translate(net, rows, DecodeConfig(1, 2), fast=True)
-    assert [h.steps for [h] in once] == [1] * 6
-    plain = backend.translate(net, rows, DecodeConfig(10, beam))
-    assert [h.text for [h] in made] == [h.text for [h] in plain]
+    taken = [passes for _, _, passes in expected]
+    assert called == [20 * beam, *(sum(n > t for n in taken) for t in range(1, max(taken)))]
+    longest = [min(len(ids), T) for ids, *_ in expected]  # where nothing is sure
+    if sure == 0.5:
+        assert [1] * 20 != taken != longest
+    else:
+        assert taken == {0.1: [1] * 20, 1.0: longest}[sure]
+    plain = [plainly(net, row, T, beam)[0] for row in rows]
+    same = [len(ids) == len(best) for (ids, *_), (best, *_) in zip(expected, plain, strict=True)]
+    assert 0 < sum(same) < 20, "not the length that the scores alone choose"
 
 
 # --- the decoding loop

@@ -28,8 +28,8 @@ Fast = Annotated[
     bool,
     flag(
         "--fast",
-        "Not the paper's method: lengths far behind the best one are dropped, sentences that no "
-        "longer change are done.",
+        "Not the paper's method: after the first pass one length is kept, and later passes are for "
+        "unsure tokens alone.",
     ),
 ]
 Dedup = Annotated[bool, flag("--dedup", "Of equal tokens side by side keep one.")]

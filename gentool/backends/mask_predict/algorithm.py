@@ -5,7 +5,9 @@ is P(Y_mask | Y_obs, X): `model_fn(ids, is_masked)` gives logits for the masked 
 [B, L] alone, [n_masked, V], row by row. It has the source X from whoever made it.
 """
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +18,7 @@ OnStep = Callable[[int, Tensor, Tensor, Tensor], None]
 """Is told of each pass: its number t, the ids [B, L] after it, their probabilities [B, L], and
 which were masked before it, bool [B, L]."""
 
-EXPLORED = 2  # passes before the fast way drops a candidate
-MARGIN = 0.3  # of mean log probability behind the best one at which a candidate is hopeless
-PATIENCE = 4  # passes without a change after which it leaves a source
+SURE = 0.6  # probability from which the fast way counts a token as known after its first pass
 SHORTEST = 2  # length of a hypothesis, as in the authors' code: a token and the end
 
 
@@ -84,7 +84,8 @@ def mask_predict(
     probability with which each was last predicted, [R, L], 0 at the padding."""
     ids, log_p = blank(N, mask_id, pad_id)
     for t in range(T):
-        ids, log_p, is_masked = one_pass(model_fn, ids, log_p, N, t, T, mask_id)
+        n = n_masked(N, t, T)
+        ids, log_p, is_masked = one_pass(model_fn, ids, log_p, N, n, mask_id)
         if on_step:
             on_step(t, ids, log_p.exp(), is_masked)
     return ids, log_p
@@ -94,46 +95,39 @@ def mask_predict(
 def fast_mask_predict(
     model_fn: Callable[[Tensor, Tensor, Tensor], Tensor],
     N: Tensor,
+    length_log_p: Tensor,
     T: int,
     mask_id: int,
     pad_id: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Not the paper's: `mask_predict` of the candidates N [B, beam], of which those that are MARGIN
-    behind the best of their source after EXPLORED passes or later are dropped; a source is left
-    when PATIENCE passes in a row have changed no token of those that remain.
+    """Not the paper's: a first pass of all candidates N [B, beam], whose log probabilities are
+    length_log_p [B, beam], then `mask_predict` of one of them, and of its unsure tokens alone.
 
-    model_fn is told as well of which source each of the rows is, [R], or in the first passes of
-    which sources equally many rows are, [B]. Returns ids and log probabilities [B, L], N [B], and
-    passes [B] of the candidate that was kept.
+    It goes on with the likeliest candidate, the length counted as another token. Of its tokens u
+    are less probable than SURE: in all there are min(u, T) passes, before whose t-th as many are
+    masked as before that of a target of u tokens.
+
+    model_fn is told before ids and is_masked of which source each row is, [R], or in the first pass
+    of which sources equally many rows are, [B]. Returns ids and log probabilities [B, L], N [B],
+    and how many passes each source took, [B].
     """
     B, beam = N.shape
-    source = torch.arange(B, device=N.device).repeat_interleave(beam)  # of each row
-    N = N.flatten()
-    ids, log_p = blank(N, mask_id, pad_id)
-    n_same, passes = torch.zeros_like(N), torch.zeros_like(source[::beam])
-    hopeful = torch.ones_like(N, dtype=torch.bool)
-    rows = torch.arange(len(N), device=N.device)  # that are still decoded
-    for t in range(T):
-        of = source[::beam] if t < EXPLORED else source[rows]
-        L = int(N[rows].max())
-        before = ids[rows, :L]
-        ids[rows, :L], log_p[rows, :L], _ = one_pass(
-            lambda ids, is_masked: model_fn(ids, is_masked, of),  # noqa: B023, called at once
-            before, log_p[rows, :L], N[rows], t, T, mask_id,
-        )  # fmt: skip
-        same = (ids[rows, :L] == before).all(dim=1)
-        n_same[rows] = torch.where(same, n_same[rows] + 1, 0)
-        passes[source[rows]] = t + 1
-        if t + 1 >= EXPLORED:
-            mean = score(log_p, N).masked_fill(~hopeful, -torch.inf)
-            hopeful &= mean >= mean.view(B, beam).amax(dim=1)[source] - MARGIN
-            restless = (n_same < PATIENCE) & hopeful
-            rows = rows[hopeful[rows] & restless.view(B, beam).any(dim=1)[source[rows]]]
-            if not len(rows):
-                break
-    mean = score(log_p, N).masked_fill(~hopeful, -torch.inf)
-    best = source[::beam] * beam + mean.view(B, beam).argmax(dim=1)
-    return ids[best], log_p[best], N[best], passes
+    sources, lengths = torch.arange(B, device=N.device), N.flatten()
+    ids, log_p = blank(lengths, mask_id, pad_id)
+    ids, log_p, _ = one_pass(partial(model_fn, sources), ids, log_p, lengths, lengths, mask_id)
+    joint = log_p.sum(dim=1).view(B, beam) + length_log_p
+    best = (joint / N).argmax(dim=1)
+    N = N[sources, best]
+    ids, log_p = (x.view(B, beam, -1)[sources, best, : int(N.max())] for x in (ids, log_p))
+    u = (log_p < math.log(SURE)).sum(dim=1)  # [B]; padding has log probability 0, and is sure
+    passes = u.clamp(min=1, max=T)
+    for t in range(1, int(passes.max())):
+        rows = (t < passes).nonzero()[:, 0]
+        n = n_masked(u[rows], t, passes[rows])
+        ids[rows], log_p[rows], _ = one_pass(
+            partial(model_fn, rows), ids[rows], log_p[rows], N[rows], n, mask_id
+        )
+    return ids, log_p, N, passes
 
 
 def blank(N: Tensor, mask_id: int, pad_id: int) -> tuple[Tensor, Tensor]:
@@ -144,22 +138,21 @@ def blank(N: Tensor, mask_id: int, pad_id: int) -> tuple[Tensor, Tensor]:
 
 
 def one_pass(
-    model_fn: ModelFn, ids: Tensor, log_p: Tensor, N: Tensor, t: int, T: int, mask_id: int
+    model_fn: ModelFn, ids: Tensor, log_p: Tensor, N: Tensor, n: Tensor, mask_id: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Pass t: mask the least likely of N tokens, all in the first one, and predict them.
+    """Mask the n [R] least likely of N [R] tokens and predict them.
 
     ids and log_p [R, L] before it; returns both after it and which were masked, bool [R, L]. What
     is not masked keeps its token, and the probability it had when that was predicted.
     """
     is_token = torch.arange(ids.shape[1], device=ids.device) < N[:, None]
-    n = n_masked(N, t, T)
     is_masked = least(log_p.masked_fill(~is_token, torch.inf), n)
     ids, log_p = ids.masked_fill(is_masked, mask_id), log_p.clone()
     ids[is_masked], log_p[is_masked] = most_likely(model_fn(ids, is_masked))
     return ids, log_p, is_masked
 
 
-def n_masked(N: Tensor, t: int, T: int) -> Tensor:
+def n_masked(N: Tensor, t: int, T: int | Tensor) -> Tensor:
     """How many of N tokens are masked before pass t = 0..T-1: N (T - t) / T, at least one.
 
     In whole numbers: in floating point 10 (10 - 8) / 10 is 1.999….

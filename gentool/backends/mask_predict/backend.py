@@ -101,7 +101,7 @@ class Backend(OfPairs):
         """The length of a reference, its end included."""
         return len(self.tokenizer.encode(line)) + 1
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def translate(
         self,
         network: nn.Module,
@@ -121,7 +121,7 @@ class Backend(OfPairs):
         hypothesis alone; see `fast_mask_predict`. on_step: hears of all passes of each source's
         best hypothesis after the last, when it is known which that is; not with `fast`.
         """
-        core: Any = network.eval()
+        core: Any = network.eval() if network.training else network
         device = next(network.parameters()).device
         memory = core.encode(padded(src_ids, self.src_pad).to(device))
         seen: list[tuple[Tensor, ...]] = []  # of each pass: ids, probabilities, what was masked
@@ -131,9 +131,10 @@ class Backend(OfPairs):
         else:
             N = gold_lengths(torch.tensor(gold, device=device), beam, self.data.length)
         if fast:
+            length_log_p = memory.length_logits.log_softmax(dim=1).gather(1, N)
             ids, log_p, N, passes = fast_mask_predict(
-                lambda ids, is_masked, sources: core.decode(ids, is_masked, memory.of(sources)),
-                N, T, self.mask, self.pad,
+                lambda of, ids, is_masked: core.decode(ids, is_masked, memory.of(of)),
+                N, length_log_p, T, self.mask, self.pad,
             )  # fmt: skip
         else:
             N = N.flatten()
