@@ -1,5 +1,6 @@
 """Texts of texts, line by line: in batches of sentences of about one length, out in their order."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -59,7 +60,8 @@ def translate_lines(
     network = loaded.network.to(chosen)
     cost = settings.length_beam
     for window in _windows(_jobs(loaded, lines, references), WINDOW * batch_tokens // cost):
-        waiting = [job for job in window if job.answer is None]
+        waiting, pending = [job for job in window if job.answer is None], deque(window)
+        yield from _answered(pending)
         for numbers in batches([len(job.src_ids) for job in waiting], batch_tokens // cost):
             batch = [waiting[number] for number in numbers]
             gold = [j.gold for j in batch] if references is not None else None
@@ -70,9 +72,13 @@ def translate_lines(
                 )  # fmt: skip
             for job, answer in zip(batch, answers, strict=True):
                 job.answer = answer
-        for job in window:
-            assert job.answer is not None
-            yield job.number, job.answer
+            yield from _answered(pending)
+
+
+def _answered(pending: deque[_Job]) -> Iterator[tuple[int, list[Hypothesis] | BadDataError]]:
+    """Takes away those of `pending` before the first that has no answer yet."""
+    while pending and (answer := pending[0].answer) is not None:
+        yield pending.popleft().number, answer
 
 
 def _watch(

@@ -214,6 +214,21 @@ def test_batches_hold_so_many_tokens_and_lines_of_about_one_length(loaded, monke
     assert all(max(row) - min(row) <= 3 for row in shapes[:-1])
 
 
+def test_a_line_does_not_wait_for_batches_after_it(loaded, monkeypatch):
+    sizes, translate = [], Backend.translate
+
+    def counting(self, network, src_ids, settings, **how):
+        sizes.append(len(src_ids))
+        return translate(self, network, src_ids, settings, **how)
+
+    monkeypatch.setattr(Backend, "translate", counting)
+    settings = sample_settings(loaded, {"steps": 1})
+    found = translate_lines(loaded, ["", *[ENGLISH[0]] * 30], settings, batch_tokens=500)
+    assert next(found) == (0, []) and sizes == []
+    assert next(found)[0] == 1 and len(sizes) == 1 and sizes[0] < 15
+    assert [number for number, _ in found] == list(range(2, 31)) and sum(sizes) == 30
+
+
 def test_input_without_end_is_read_as_needed_and_a_pause_sets_free_what_waits(loaded):
     settings = sample_settings(loaded, {"steps": 1})
     taken = []
