@@ -108,7 +108,7 @@ def model_fn(network: nn.Module) -> ModelFn:
 
 
 def ceiling() -> float:
-    """GFLOP/s of a 2048³ matrix product in fp32: what this machine could do at best."""
+    """GFLOP/s of a 2048³ matrix product in fp32: a measure of this machine."""
     a = torch.randn(2048, 2048, device=pick_device("auto"))
     seconds = alternate({"matmul": lambda: a @ a}, 5)["matmul"]
     return round(2 * 2048**3 / seconds / 1e9, 1)

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from results import append
 
-ROUNDS, STEPS, LOGGED = 3, 60, 20
+ROUNDS, STEPS, LOGGED = 2, 60, 20
 BACKENDS = ("ddpm", "diffusion-lm", "mask-predict", "mvtm")
 
 

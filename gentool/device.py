@@ -37,9 +37,9 @@ def has_bf16(device: torch.device) -> bool:
 def use_bf16(precision: str, device: torch.device) -> bool:
     """What `--precision auto|fp32|bf16` means on this device. Raises UsageError.
 
-    `auto` is bf16 on a GPU that multiplies it. A CPU that does gains by it in large networks and
-    loses in small ones (benchmarks/precision.py), and a seed would make other bytes than on a CPU
-    that does not; so there it is fp32.
+    `auto` is bf16 on a GPU that multiplies it. Of our networks one trains faster by it on a CPU
+    that does and two slower (benchmarks/precision.py), and what a seed draws would differ from one
+    CPU to the next by more than rounding; so there it is fp32.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"--precision {precision}", nearest(precision, PRECISIONS))

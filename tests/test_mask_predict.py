@@ -35,11 +35,12 @@ def sources(n, seed=0, longest=9):
 
 
 @torch.no_grad()
-def plainly(net, src_ids, T, beam):
+def plainly(net, src_ids, T, beam, candidates=None):
     """(ids, score) of each candidate of one source, the best first; as in the paper, in float64,
-    one row at a time, without padding."""
+    one row at a time, without padding. candidates: lengths, in place of the likeliest."""
     found = []
-    for N in (max(2, N) for N in lengths(net, src_ids).topk(beam).indices.tolist()):
+    likely = lengths(net, src_ids).topk(beam).indices.tolist()
+    for N in candidates or (max(2, N) for N in likely):
         y, p = [MASK] * N, [0.0] * N
         for t in range(T):
             predict(net, src_ids, y, p, max(1, N * (T - t) // T))
@@ -179,9 +180,18 @@ def test_fast_decodes_one_candidate_until_it_is_sure(backend, monkeypatch, sure)
         assert [1] * 20 != taken != longest
     else:
         assert taken == {0.1: [1] * 20, 1.0: longest}[sure]
-    plain = [plainly(net, row, T, beam)[0] for row in rows]
-    same = [len(ids) == len(best) for (ids, *_), (best, *_) in zip(expected, plain, strict=True)]
-    assert 0 < sum(same) < 20, "not the length that the scores alone choose"
+    first = [plainly(net, row, 1, beam)[0] for row in rows]
+    same = [len(ids) == len(best) for (ids, *_), (best, _) in zip(expected, first, strict=True)]
+    assert 0 < sum(same) < 20, "the lengths' own probabilities matter"
+
+
+def test_fast_lets_references_choose_among_lengths(backend):
+    net, rows, gold = network(), sources(10), [3, 7] * 5
+    made = backend.translate(net, rows, DecodeConfig(1, 3), fast=True, gold=gold)
+    for [found], src_ids, N in zip(made, rows, gold, strict=True):
+        ids, _ = plainly(net, src_ids, 1, 3, [N - 1, N, N + 1])[0]
+        assert found.text == " ".join(map(str, ids))
+    assert [h.length for [h] in made] != gold
 
 
 # --- the decoding loop

@@ -28,8 +28,8 @@ Fast = Annotated[
     bool,
     flag(
         "--fast",
-        "Not the paper's method: after the first pass one length is kept, and later passes are for "
-        "unsure tokens alone.",
+        "Not the paper's method: after the first pass one length is kept, and a sentence takes no "
+        "more passes than it has unsure tokens.",
     ),
 ]
 Dedup = Annotated[bool, flag("--dedup", "Of equal tokens side by side keep one.")]

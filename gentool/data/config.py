@@ -119,7 +119,9 @@ class PairData(TextData):
         "en-zh", "of scenes: from which language into which", choices=("en-zh", "zh-en")
     )
     easier: int = setting(
-        0, "so many of the first targets have one paraphrase per scene: order comes later", low=0
+        0,
+        "so many of the first targets have one paraphrase per scene, as a teacher would have it",
+        low=0,
     )
     length: int = setting(256, "tokens of a source or target at the most, its end included", low=2)
 

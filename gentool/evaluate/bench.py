@@ -19,7 +19,7 @@ from gentool.checkpoint.load import Loaded
 from gentool.data.scenes.language import LANGUAGES
 from gentool.data.source import consecutive
 from gentool.data.text import Text
-from gentool.device import pick_device
+from gentool.device import pick_device, use_bf16
 from gentool.errors import UsageError, nearest
 from gentool.evaluate.checkpoint import METRICS, measure
 from gentool.evaluate.distances import usual_distance
@@ -132,7 +132,7 @@ def bench(request: Timed, metric: str | None, repeats: int, by: str) -> dict[str
         "batch_size": request.batch_size if request.draws else None,
         "batch_tokens": request.batch_tokens if isinstance(request, TimedPairs) else None,
         "device": device.type,
-        "precision": request.precision,
+        "precision": "bf16" if use_bf16(request.precision, device) else "fp32",
         "threads": torch.get_num_threads(),
     }
 

@@ -18,7 +18,7 @@ OnStep = Callable[[int, Tensor, Tensor, Tensor], None]
 """Is told of each pass: its number t, the ids [B, L] after it, their probabilities [B, L], and
 which were masked before it, bool [B, L]."""
 
-SURE = 0.6  # probability from which the fast way counts a token as known after its first pass
+SURE = 0.6  # a token less probable than this costs the fast way a pass
 SHORTEST = 2  # length of a hypothesis, as in the authors' code: a token and the end
 
 
@@ -100,16 +100,17 @@ def fast_mask_predict(
     mask_id: int,
     pad_id: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Not the paper's: a first pass of all candidates N [B, beam], whose log probabilities are
-    length_log_p [B, beam], then `mask_predict` of one of them, and of its unsure tokens alone.
+    """Not the paper's: a first pass of all candidates N [B, beam], then `mask_predict` of one of
+    them, in as many passes as it needs.
 
-    It goes on with the likeliest candidate, the length counted as another token. Of its tokens u
-    are less probable than SURE: in all there are min(u, T) passes, before whose t-th as many are
-    masked as before that of a target of u tokens.
+    That is the one of highest mean log probability, where that of its length, length_log_p
+    [B, beam], is added to those of its tokens. With u of its tokens below SURE it takes min(u, T)
+    passes in all, at least the first, and the later ones mask as many of its tokens as those of a
+    target of u tokens.
 
-    model_fn is told before ids and is_masked of which source each row is, [R], or in the first pass
-    of which sources equally many rows are, [B]. Returns ids and log probabilities [B, L], N [B],
-    and how many passes each source took, [B].
+    model_fn(sources, ids, is_masked): sources [S] are those that the rows are of, as many rows for
+    each, one source after the other. Returns ids and log probabilities [B, L], N [B], and how many
+    passes each source took, [B].
     """
     B, beam = N.shape
     sources, lengths = torch.arange(B, device=N.device), N.flatten()

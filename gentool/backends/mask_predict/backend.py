@@ -132,6 +132,8 @@ class Backend(OfPairs):
             N = gold_lengths(torch.tensor(gold, device=device), beam, self.data.length)
         if fast:
             length_log_p = memory.length_logits.log_softmax(dim=1).gather(1, N)
+            if gold is not None:
+                length_log_p.zero_()  # the references have the say
             ids, log_p, N, passes = fast_mask_predict(
                 lambda of, ids, is_masked: core.decode(ids, is_masked, memory.of(of)),
                 N, length_log_p, T, self.mask, self.pad,

@@ -29,7 +29,7 @@ class Memory:
     length_logits: Tensor  # [B, L_max + 1], -inf for 0
 
     def of(self, sources: Tensor) -> "Memory":
-        """Of some of the sources, by their numbers; of one as often as it is named."""
+        """Of some of the sources, by their numbers."""
         if torch.equal(sources, torch.arange(len(self.bias), device=sources.device)):
             return self
         keys_values = [(k[sources], v[sources]) for k, v in self.keys_values]
