@@ -109,6 +109,12 @@ def test_a_walk_is_a_term_of_the_loss(cli, mvtm_recipe, mvtm_run, tmp_path):
     records = [record for record in log_of(out) if "loss" in record]
     assert all(r["loss"] == pytest.approx(r["nll"] + r["walk"]) for r in records)
     assert records[-1]["walk"] < records[0]["walk"]
+    shared = tmp_path / "shared"
+    some = ("--set", "masking.walk_share=0.2", "--out", shared, "--stop-at", 1)
+    result = cli(*train, *some, "--set", "sample.order=undecided", "--set", "sample.steps=3")
+    assert result.code == 0, result.err
+    one = next(record for record in log_of(shared) if "loss" in record)
+    assert one["nll"] == records[0]["nll"] and one["walk"] != records[0]["walk"]
 
 
 def test_a_dry_run_trains_nothing(cli, mvtm_recipe, tmp_path):

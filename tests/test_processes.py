@@ -215,12 +215,13 @@ def test_a_cut_run_of_three_ends_in_the_same_bytes(words, launch, tmp_path):
 
 def test_codebooks_of_two_processes_stay_equal_and_are_resumed(launch, tmp_path):
     """What training moves without gradients: counts and sums are those of both. And a discriminator
-    that has no part in the loss before step 4."""
+    that has no part in the loss before step 4, an encoder that has none after step 2."""
     (tmp_path / "vq.toml").write_text(VQ_RECIPE)
 
     def words(name: str, *more: object) -> list[str]:
         settings = ("train.batch_size=2", "train.validate_every=0", "train.sample_every=0")
         settings += ("adversarial.weight=0.8", "adversarial.start=4", "adversarial.channels=4")
+        settings += ("quantizer.start=0.25", "quantizer.entropy=0")
         command = ["train", "vq", "--recipe", tmp_path / "vq.toml", "--out", tmp_path / name]
         command += ["--steps", 8, "--device", "cpu", *more]
         return [str(w) for w in command] + [w for text in settings for w in ("--set", text)]

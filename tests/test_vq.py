@@ -165,6 +165,10 @@ def test_dead_codes_go_where_pictures_are_and_no_other_moves():
         revive(e, n, m, z, dead, d)
     assert e[2].tolist() == [5, 5] and e[0].tolist() == [0, 0] and e[1].tolist() == [100, 100]
     assert torch.allclose(m[2] / n[2], e[2])
+    e[2:] = 100
+    with torch_seed("test"):  # more dead codes than places: each place gets one
+        revive(e, n, m, torch.cat([z, z]), torch.tensor([False, False, True, True]), d.repeat(2))
+    assert sorted(e[2:].tolist()) == [[5, 5], [100, 100]]
 
 
 def test_training_brings_unused_codes_back():
@@ -183,6 +187,31 @@ def test_training_brings_unused_codes_back():
         for _ in range(12):
             network(x)
     assert (network.idle < 3).float().mean() > 0.6
+
+
+def test_an_encoder_that_came_first_rests_when_there_are_codes():
+    """Steps without codes are an autoencoder's; then every patch that differs has a code of its own
+    as soon as it was seen, and the decoder learns alone."""
+    network, x = tiny(local=True, codes=64, channels=32, dimensions=16), pictures(8)
+    network.quantizer, network.start = QuantizerConfig(revive_every=50), 2
+    encoder = [*network.encoder.parameters()]
+    with torch_seed("test"):
+        network.train()
+        for step in range(6):
+            out = network(x)
+            network.zero_grad()
+            (out.x_hat - x).square().mean().backward()
+            assert all(bool(p.grad.any()) == (step < 2) for p in encoder)
+            assert all(p.grad is not None for p in network.decoder.parameters())
+            assert bool(network.n.any()) == (step >= 2)
+            if step < 2:
+                assert torch.equal(out.e_id, out.z)
+    patches = torch.nn.functional.pixel_unshuffle(x, 4).flatten(2).transpose(1, 2).flatten(0, 1)
+    distinct = len(patches.unique(dim=0))
+    assert 10 < distinct <= 64
+    network.eval()
+    assert len(network.encode(x).unique()) == distinct
+    assert torch.allclose(network(x).e_id, network(x).z, atol=1e-4)
 
 
 def test_evaluation_leaves_the_codebook_alone():
@@ -268,6 +297,21 @@ def test_a_cut_run_ends_in_the_same_bytes(cli, recipe, run, tmp_path):
     assert weights_of(out) == weights_of(run) and log_of(out) == log_of(run)
 
 
+def test_an_encoder_at_rest_is_not_moved_by_momentum(cli, recipe, tmp_path):
+    out = tmp_path / "run"
+    settings = ("quantizer.start=0.5", "quantizer.entropy=0", "train.optimizer=muon")
+    more = [word for text in settings for word in ("--set", text)]
+    assert cli("train", "vq", "--recipe", recipe, "--out", out, *more).code == 0
+    before, after = (
+        load_file(out / f"state/step-000000{step}/model.safetensors") for step in (10, 20)
+    )
+    assert not before["n"].any() and after["n"].all()
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]) == name.startswith("encoder."), name
+    warm, *_, last = [record for record in log_of(out) if "loss" in record]
+    assert "codebook_usage" not in warm and last["codebook_usage"] > 0
+
+
 def test_collapse_is_told():
     backend, network = Backend(Config()), tiny()
     network.n.fill_(1)
@@ -297,6 +341,8 @@ def test_settings_that_do_not_fit_are_named():
         build(Config, {"data": {"image_size": 30}})
     with pytest.raises(UsageError, match="norm_groups"):
         build(Config, {"model": {"channels": 8}})
+    with pytest.raises(UsageError, match=r"quantizer\.entropy 0\.1 would do nothing"):
+        build(Config, {"quantizer": {"start": 0.5}})
 
 
 def test_the_defaults_are_maskgits():

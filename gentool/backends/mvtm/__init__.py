@@ -53,6 +53,9 @@ class MaskingConfig:
         "undecided order",
         low=0.0,
     )
+    walk_share: float = setting(
+        1.0, "of each batch this share walks, one example at least", low=0.0, high=1.0
+    )
     drop_condition: float = setting(
         0.0, "share of training examples that do not show their class or caption", low=0.0, high=1.0
     )

@@ -94,13 +94,15 @@ class Backend(Conditioned):
 
     def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
         y = batch["ids"] if "ids" in batch else self.image.encode(batch["x"])  # [B, N]
-        told = self._told(batch.get("y"), batch.get("text"))
-        model_fn = partial(network, **told)
+        classes, text = batch.get("y"), batch.get("text")
+        model_fn = partial(network, **self._told(classes, text))
         masking = self.config.masking
         smoothing = masking.label_smoothing
         terms = {"nll": training_loss(model_fn, y, batch["hidden"], self.mask, smoothing)}
         if masking.walk:
-            walk = walk_loss(model_fn, y, self.mask, self.config.sample.steps)
+            n = max(1, round(masking.walk_share * len(y)))
+            told = self._told(*(x if x is None else x[:n] for x in (classes, text)))
+            walk = walk_loss(partial(network, **told), y[:n], self.mask, self.config.sample.steps)
             terms["walk"] = masking.walk * walk
         return terms
 
@@ -174,10 +176,12 @@ class Backend(Conditioned):
         ]
 
     def _hidden(self, hole: Tensor, strength: float, rng: BatchRng) -> Tensor:
-        """The tokens [B, N] of an edit to draw anew: those that hole [B, 1, H, W] touches and their
-        neighbours, which the encoder told of what was there; a random share of them."""
-        touched = F.max_pool2d(hole.float(), self.image.model.factor)[:, 0] > 0  # [B, h, w]
-        region = grow(touched).flatten(1)
+        """The tokens [B, N] of an edit to draw anew: those that hole [B, 1, H, W] touches and, but
+        for a local encoder, their neighbours, which it told of what was there; a random share of
+        them."""
+        model = self.image.model
+        touched = F.max_pool2d(hole.float(), model.factor)[:, 0] > 0  # [B, h, w]
+        region = (touched if model.local else grow(touched)).flatten(1)
         scores = rng.uniform(self.N).masked_fill(~region, torch.inf)
         n = (strength * region.sum(dim=1)).round().long()
         return lowest(scores, n)

@@ -58,6 +58,21 @@ class QuantizerConfig:
     revive_every: int = setting(
         100, "steps after which codes that were not chosen in them are put elsewhere", low=1
     )
+    start: float = setting(
+        0.0,
+        "share of the steps without codes, in which the encoder learns what to tell; it then stays "
+        "as it is. 0 = both learn together",
+        low=0.0,
+        high=0.9,
+    )
+
+    def __post_init__(self) -> None:
+        if self.start and self.entropy:
+            raise UsageError(
+                f"quantizer.start {self.start}: the encoder does not learn from codes then, so "
+                f"quantizer.entropy {self.entropy} would do nothing",
+                "quantizer.entropy = 0",
+            )
 
 
 @dataclass

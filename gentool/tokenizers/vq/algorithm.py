@@ -82,21 +82,29 @@ def spread(z: Tensor, K: int, rounds: int = 10) -> Tensor:
         counts = torch.bincount(ids, minlength=K).to(e)
         sums = torch.zeros_like(e).index_add_(0, ids, z)
         e = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], e)
-    return _of_first_process(e)
+    return of_first_process(e)
 
 
 def revive(e: Tensor, n: Tensor, m: Tensor, z: Tensor, dead: Tensor, d: Tensor) -> None:
-    """Put the codes `dead` [K] (bool) where z [M, D] is far from the codes, in place.
+    """Put the codes `dead` [K] (bool) where z [M, D] is far from all codes, in place.
 
-    d [M]: the distance of each z to its code; it is drawn with a probability that grows with it,
-    as in k-means++. Draws are from torch's generator, as those of dropout.
+    d [M]: the distance of each z to its code. As in k-means++ a z is drawn with a probability that
+    grows with its distance, which is none once it has a code of its own; codes for which no z is
+    left stay where they are. Draws are from torch's generator, as those of dropout.
     """
-    n_dead = min(int(dead.sum()), len(z))
-    if not n_dead:
-        return
-    weights = d.clamp(min=0) + 1e-6 * d.mean().clamp(min=1e-12)
-    chosen = _of_first_process(z.float()[torch.multinomial(weights, n_dead)])
-    places = dead.nonzero()[:n_dead, 0]
+    z, d = z.float(), d.clamp(min=0)
+    exact = 1e-5 * z.square().sum(-1)  # a code is an average: of equal z too, it is not quite that
+    places = dead.nonzero()[:, 0]
+    chosen = torch.full_like(e[places], torch.nan)
+    for i in range(len(places)):
+        weights = d.where(d > exact, 0)
+        if not weights.any():
+            break
+        chosen[i] = z[torch.multinomial(weights, 1)]
+        d = torch.minimum(d, (z - chosen[i]).square().sum(-1))
+    chosen = of_first_process(chosen)
+    found = ~chosen[:, 0].isnan()
+    places, chosen = places[found], chosen[found]
     e[places] = chosen
     # As if it had been chosen as often as the usual code.
     n[places] = n.sum() / len(n)
@@ -108,7 +116,7 @@ def processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def _of_first_process(x: Tensor) -> Tensor:
+def of_first_process(x: Tensor) -> Tensor:
     """x of the first process, in all of them."""
     if processes() > 1:
         x = x.contiguous()

@@ -28,13 +28,17 @@ class Backend:
     tokenizer = None  # it is one
     captions = None
     called = ""
+    in_parts = True  # the encoder may come to rest, the discriminator begin late
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     def network(self) -> nn.Module:
         config = self.config
-        return VQ(config.model, config.data.channels, config.quantizer, config.adversarial)
+        steps = round(config.quantizer.start * config.train.steps)
+        start = steps * config.train.accumulate  # the network counts micro-batches
+        C, quantizer = config.data.channels, config.quantizer
+        return VQ(config.model, C, quantizer, config.adversarial, start)
 
     def sources(self) -> tuple[Data, Source]:
         train, self._held_out = train_and_validation(self.config.data)
@@ -81,6 +85,8 @@ class Backend:
         """Of the codebook: the share of codes chosen in the last `revive_every` steps, and the
         perplexity of the choice; a warning where most are never chosen."""
         assert isinstance(network, VQ)
+        if not network.n.any():
+            return {}, ""  # there are no codes yet
         every, K = self.config.quantizer.revive_every, len(network.e)
         usage = (network.idle < every).float().mean().item()
         p = network.n / network.n.sum()
@@ -113,4 +119,4 @@ def reconstruct(network: nn.Module, x: Tensor) -> Tensor:
     assert isinstance(network, VQ)
     network.eval()
     device = next(network.parameters()).device
-    return network.decode(network.encode(x.to(device))).clamp(-1, 1).cpu()
+    return network(x.to(device)).x_hat.clamp(-1, 1).cpu()

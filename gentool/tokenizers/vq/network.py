@@ -15,6 +15,7 @@ from gentool.tokenizers.vq import AdversarialConfig, ModelConfig, QuantizerConfi
 from gentool.tokenizers.vq.adversarial import Discriminator
 from gentool.tokenizers.vq.algorithm import (
     distances,
+    of_first_process,
     processes,
     revive,
     spread,
@@ -29,7 +30,7 @@ class Quantized(NamedTuple):
     x_hat: Tensor  # [B, C, H, W] the reconstruction
     z: Tensor  # [B, N, D] the encoder's outputs
     e_id: Tensor  # [B, N, D] the codes they chose
-    d: Tensor  # [B, N, K] squared distances to all codes
+    d: Tensor  # [B, N, K] squared distances to all codes; before there are any, 0
     ids: Tensor  # [B, N]
 
 
@@ -51,10 +52,12 @@ class VQ(nn.Module):
         image_channels: int,
         quantizer: QuantizerConfig | None = None,
         adversarial: AdversarialConfig | None = None,
+        start: int = 0,
     ) -> None:
-        """quantizer, adversarial: needed for training alone."""
+        """quantizer, adversarial, start: needed for training alone. start: batches before there are
+        codes, after which the encoder rests."""
         super().__init__()
-        self.config, self.quantizer = model, quantizer
+        self.config, self.quantizer, self.start = model, quantizer, start
         self.encoder = Encoder(model, image_channels)
         self.decoder = Decoder(model, image_channels)
         K, D = model.codes, model.dimensions
@@ -95,36 +98,49 @@ class VQ(nn.Module):
 
     def forward(self, x: Tensor) -> Quantized:
         z = self.features(x)
-        if self.training and not self.step:
-            self._begin(z.detach())
+        if self.start:
+            if self.step < self.start and not self.n.any():
+                self.step += self.training
+                none = z.new_zeros(z.shape[:2])
+                return Quantized(self.pixels(z), z, z, none[..., None], none.long())
+            z = z.detach() + 0 * z  # all processes wait for a gradient of every parameter
+        if self.training and not self.n.any():
+            self._begin(z.detach().flatten(0, 1))
         e = self.e.clone() if self.training else self.e  # what gradients see does not change later
         d = distances(z, e)
         ids = d.detach().argmin(dim=-1)
         e_id = F.embedding(ids, e)
         x_hat = self.pixels(straight_through(z, e_id))
         if self.training:
-            self._learn(z.detach().flatten(0, 1), ids.flatten(), d.detach())
+            self._learn(z.detach().flatten(0, 1), ids.flatten(), d.detach().flatten(0, 1))
         return Quantized(x_hat, z, e_id, d, ids)
 
     @torch.no_grad()
     def _begin(self, z: Tensor) -> None:
-        """The codebook begins as clusters of the first batch."""
-        self.e.copy_(spread(z.flatten(0, 1), len(self.e)))
-        self.n.fill_(processes() * z.shape[0] * z.shape[1] / len(self.e))
+        """The codebook begins as clusters of the first batch z [M, D]."""
+        K = len(self.e)
+        self.e.copy_(spread(z, K))
+        counts = of_first_process(torch.bincount(distances(z, self.e).argmin(dim=-1), minlength=K))
+        # Codes that no z chose have no weight: they wait for a place.
+        self.n.copy_((counts > 0) * processes() * len(z) / K)
         self.m.copy_(self.e * self.n[:, None])
 
     @torch.no_grad()
     def _learn(self, z: Tensor, ids: Tensor, d: Tensor) -> None:
-        """Move the codes towards the z that chose them; put those elsewhere that none chose."""
+        """Move the codes towards the z [M, D] that chose them; put those elsewhere that none chose.
+        d [M, K]"""
         assert self.quantizer
         counts = update_codebook(self.e, self.n, self.m, z, ids, self.quantizer.decay)
         self.step += 1
         self.idle += 1
         self.idle[counts > 0] = 0
-        every = self.quantizer.revive_every
-        if int(self.step) % every == 0:
-            own = d.flatten(0, 1).gather(1, ids[:, None])[:, 0]
-            revive(self.e, self.n, self.m, z, self.idle >= every, own)
+        if int(self.step) % self.quantizer.revive_every == 0:
+            dead = self.idle >= self.quantizer.revive_every
+            self.n[dead] = 0
+            self.m[dead] = 0
+        if not self.n.all():
+            own = d.gather(1, ids[:, None])[:, 0]
+            revive(self.e, self.n, self.m, z, self.n == 0, own)
 
 
 class Encoder(nn.Sequential):
