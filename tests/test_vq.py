@@ -308,6 +308,10 @@ def test_an_encoder_at_rest_is_not_moved_by_momentum(cli, recipe, tmp_path):
     assert not before["n"].any() and after["n"].all()
     for name, tensor in before.items():
         assert torch.equal(tensor, after[name]) == name.startswith("encoder."), name
+    stopped = tmp_path / "stopped"
+    assert cli("train", "vq", "--recipe", recipe, "--out", stopped, *more, "--stop-at", 5).code == 0
+    with pytest.raises(BadCheckpointError, match="no codes yet: it stands at step 5"):
+        find_tokenizer(str(stopped))
     warm, *_, last = [record for record in log_of(out) if "loss" in record]
     assert "codebook_usage" not in warm and last["codebook_usage"] > 0
 

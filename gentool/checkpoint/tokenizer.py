@@ -69,4 +69,10 @@ def _trained(folder: Path) -> Any:
     from gentool.tokenizers.vq.tokenizer import tokenizer_of
 
     loaded = load_checkpoint(folder, "vq")
+    if loaded.step and not loaded.network.get_buffer("n").any():
+        raise BadCheckpointError(
+            f"{folder} has no codes yet: it stands at step {loaded.step}, in the share "
+            "quantizer.start of its steps",
+            f"gentool train vq --resume latest --out {folder}",
+        )
     return tokenizer_of(loaded.network, loaded.config.model, loaded.config.data)

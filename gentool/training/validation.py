@@ -31,7 +31,8 @@ def validation_loss(
             rng = BatchRng([example.rng for example in examples])
             batch = backend.collate([example.value for example in examples], rng)
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
-            total += sum(term.sum().item() for term in backend.loss(network, batch).values())
+            terms = backend.loss(network, batch).values()  # some of a part of the batch
+            total += len(examples) * sum(term.mean().item() for term in terms)
             seen += len(examples)
     finally:
         network.train(was_training)
