@@ -1,6 +1,6 @@
 """Drawing samples in batches: sample i of a seed is the same whatever the batch it is in."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from itertools import islice
@@ -35,9 +35,10 @@ def class_names(loaded: Loaded) -> list[str]:
     return loaded.run_config.data.get("labels", []) if loaded.backend.null_class else []
 
 
-def words(settings: Any) -> str:
-    """ "steps 50, sampler ddim": sampling settings for a line or a model card."""
-    return ", ".join(f"{name} {value}" for name, value in asdict(settings).items() if value != "")
+def words(settings: Any, but: Collection[str] = ()) -> str:
+    """ "steps 50, sampler ddim": sampling settings, but for some, for a line or a model card."""
+    told = {name: value for name, value in asdict(settings).items() if name not in but}
+    return ", ".join(f"{name} {value}" for name, value in told.items() if value != "")
 
 
 def draw_samples(

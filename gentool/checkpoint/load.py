@@ -51,9 +51,8 @@ def find_checkpoint(name: str | None, backend: str, option: str = "--checkpoint"
     raise NotFoundError(f"no checkpoint {wanted!r}", hint)
 
 
-def load_checkpoint(folder: Path, backend: str) -> Loaded:
-    """Load and verify a checkpoint of `backend`. Raises NotFoundError or BadCheckpointError."""
-    run_config = read_config(folder)
+def check_backend(folder: Path, run_config: RunConfig, backend: str) -> None:
+    """Raise BadCheckpointError if the checkpoint in `folder` is not one of `backend`."""
     if run_config.backend != backend:
         raise BadCheckpointError(
             f"{folder} is a {run_config.backend} checkpoint, not {backend}",
@@ -61,6 +60,12 @@ def load_checkpoint(folder: Path, backend: str) -> Loaded:
             if backend in BACKENDS
             else f"`gentool train {backend}` trains one",
         )
+
+
+def load_checkpoint(folder: Path, backend: str) -> Loaded:
+    """Load and verify a checkpoint of `backend`. Raises NotFoundError or BadCheckpointError."""
+    run_config = read_config(folder)
+    check_backend(folder, run_config, backend)
     tensors, step, tokenizer = read_weights(folder, run_config.config)
     try:
         config = build(options_module(backend).Config, run_config.config)

@@ -9,6 +9,7 @@ from gentool.cli.bench_report import (
     Plot,
     Repeats,
     checked_plot,
+    chosen_checkpoints,
     numbers,
     plot_records,
     run,
@@ -67,14 +68,14 @@ def bench(
     default = "1,2,4,8,16" if backend_options(backend).TOKENS else "5,10,25,50"
     least, *more = numbers("steps", steps or default)
     samplers = [{"sampler": name.strip()} for name in sampler.split(",")] if sampler else [{}]
-    from gentool.checkpoint.load import find_checkpoint, load_checkpoint
+    from gentool.checkpoint.load import load_checkpoint
     from gentool.evaluate.bench import TimedRequest, quality_metric
     from gentool.registry import peer
     from gentool.sampling import sample_settings
 
     checked_plot(plot)
     jobs = []
-    for folder in [find_checkpoint(name, backend) for name in checkpoint or (None,)]:
+    for folder in chosen_checkpoints(checkpoint, backend):
         loaded = load_checkpoint(folder, backend)
         sides = [("gentool", loaded)]
         if against:

@@ -3,7 +3,15 @@
 from typing import Annotated
 
 from gentool.cli import options
-from gentool.cli.bench_report import Checkpoints, Plot, Repeats, checked_plot, numbers, run
+from gentool.cli.bench_report import (
+    Checkpoints,
+    Plot,
+    Repeats,
+    checked_plot,
+    chosen_checkpoints,
+    numbers,
+    run,
+)
 from gentool.cli.figures import HeldOut
 from gentool.cli.options import value
 from gentool.cli.translate import BatchTokens, Fast
@@ -47,13 +55,13 @@ def bench_pairs(
     """
     least, *more = numbers("steps", steps)
     beams = [{"length_beam": n} for n in numbers("length-beam", length_beam)] if length_beam else []
-    from gentool.checkpoint.load import find_checkpoint, load_checkpoint
+    from gentool.checkpoint.load import load_checkpoint
     from gentool.evaluate.bench import TimedPairs, quality_metric
     from gentool.sampling import sample_settings
 
     checked_plot(plot)
     jobs = []
-    for folder in [find_checkpoint(name, backend) for name in checkpoint or (None,)]:
+    for folder in chosen_checkpoints(checkpoint, backend):
         loaded = load_checkpoint(folder, backend)
         section = backend_options(backend).DecodeConfig
         for one in beams or [{}]:

@@ -1,6 +1,7 @@
 """What `gentool bench` of all backends shares: options, the table, and `gentool bench plot`."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,6 +29,19 @@ Repeats = Annotated[
 Plot = Annotated[
     str | None, value("FILE", "Draw quality against time: FILE.png, .svg or .pdf.", "--plot")
 ]
+
+
+def chosen_checkpoints(names: Sequence[str] | None, backend: str) -> list[Path]:
+    """The folders of those asked for: by option, else by GENTOOL_CHECKPOINT, which names one, else
+    the shipped one."""
+    from gentool.checkpoint.load import find_checkpoint
+
+    folders = [
+        find_checkpoint(name, backend)
+        for name in names or (os.environ.get("GENTOOL_CHECKPOINT") or None,)
+    ]
+    console.info("checkpoint " + ", ".join(str(folder) for folder in folders))
+    return folders
 
 
 def numbers(option: str, text: str) -> list[int]:

@@ -5,11 +5,13 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from gentool.cli.console import console
+from gentool.errors import UsageError
 
 Quiet = Annotated[
     bool,
@@ -57,7 +59,9 @@ def add_command(
 
     def run(quiet: bool, debug: bool, **values: Any) -> None:
         console.quiet = quiet
-        console.debug = console.debug or debug
+        console.debug = debug
+        for parameter in parameters:
+            _check_given(parameter, values[parameter.name])
         if section:
             given = {p.name: values.pop(p.name) for p in fields}
             values["settings"] = {key: value for key, value in given.items() if value is not None}
@@ -72,6 +76,18 @@ def add_command(
     for key, value in fixed.items():
         text = text.replace("{" + key + "}", str(value))
     app.command(name, help=text, context_settings=CONTEXT, no_args_is_help=False)(run)
+
+
+def _check_given(parameter: inspect.Parameter, value: Any) -> None:
+    """Raise UsageError for an empty name: most likely that of a shell variable that is not set,
+    and not to be taken for no option at all."""
+    empty = value in ("", Path("")) or (isinstance(value, list) and "" in value)
+    if not empty or value == parameter.default or parameter.name in MAY_BE_EMPTY:
+        return
+    told = typing.get_args(parameter.annotation)[1]  # what typer was told of it
+    names = getattr(told, "param_decls", None) or ["--" + parameter.name.replace("_", "-")]
+    what = told.metavar if isinstance(told, typer.models.ArgumentInfo) else max(names, key=len)
+    raise UsageError(f"{what} is empty", "give it a value, or leave it out")
 
 
 def _options(section: type, panel: str) -> list[inspect.Parameter]:
@@ -103,4 +119,6 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
+MAY_BE_EMPTY = ("prompts",)
+"""Parameters to which an empty text says something: any picture."""
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

@@ -20,7 +20,7 @@ class Console:
 
     def __init__(self) -> None:
         self.quiet = False
-        self.debug = bool(os.environ.get("GENTOOL_DEBUG"))
+        self.debug = False
         self.arguments: Sequence[str] = ()  # what was typed after gentool
         self.playing = False  # a trace is where the bar would be
         self._bar: Any = None
@@ -103,11 +103,11 @@ class Console:
 
 def several() -> bool:
     """Whether a launcher started more processes than this one."""
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def _rank() -> int:
-    return int(os.environ.get("RANK", 0))
+    return int(os.environ.get("RANK", 0)) if several() else 0
 
 
 def _first_to_fail() -> bool:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from gentool.cli import options
+from gentool.cli.answers import check_on_error
 from gentool.cli.console import console
 from gentool.cli.options import value
 from gentool.cli.pictures import Out, with_blanks, write
@@ -62,10 +63,14 @@ def decode_images(
         raise UsageError("an edit takes --image with one of --box and --mask")
     if num and (image is None or inputs is not None):
         raise UsageError("--num is for edits without INPUT; each line of INPUT is one picture")
-    if on_error not in ("skip", "stop"):
-        raise UsageError(f"--on-error is skip or stop, got {on_error!r}")
+    check_on_error(on_error)
     if out == "-" and as_json:
         raise UsageError("--out - and --json both want standard output", "--out FILE with --json")
+    section = options_module(backend).DecodeConfig
+    idle = section.of_edits if image is None else section.not_of_edits
+    if named := [name for name in idle if name in settings]:
+        where = "without --image" if image is None else "in an edit"
+        raise UsageError(f"--{named[0].replace('_', '-')} does nothing {where}", "leave it out")
     import torch
 
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
@@ -73,14 +78,14 @@ def decode_images(
     from gentool.outputs import check_target, free_name
     from gentool.render.traces import check_trace_target
     from gentool.sampling import class_names, draw_samples, sample_settings, words
-    from gentool.streams import stream_any_lines, waits
+    from gentool.streams import place, stream_any_lines, waits
 
     if out is not None:
         check_target(out)
     if trace:
         check_trace_target(trace)
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
-    chosen = sample_settings(loaded, settings, options_module(backend).DecodeConfig)
+    chosen = sample_settings(loaded, settings, section)
     shape = loaded.backend.shape
     labels = class_names(loaded)
     read: list[str | BadDataError] = [""] * (num or 1)
@@ -89,7 +94,7 @@ def decode_images(
     elif waits():
         console.warn("standard input is not read; an edit takes its captions from INPUT, or -")
     if not read:
-        raise BadDataError(f"{inputs or '-'} has no lines, so there is nothing to draw")
+        raise BadDataError(f"{place(inputs or '-')} has no lines, so there is nothing to draw")
     lines = ["" if isinstance(line, BadDataError) else line for line in read]
 
     captions = loaded.backend.captions
@@ -117,7 +122,8 @@ def decode_images(
         hole = mask_hole(mask, shape) if mask else box_hole(box or everywhere, shape)
         given["x_0"] = read_image(image, shape).expand(len(good), *shape)
         given["hole"] = hole.expand(len(good), *hole.shape)
-    console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
+    how = words(chosen, but=idle)
+    console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {how}, seed {seed}")
 
     def facts(number: int) -> dict[str, Any]:
         what = "caption" if captions else "class"

@@ -61,7 +61,8 @@ def decode_text(
     how: dict[str, Any] = {"batch_size": batch_size, "device": device, "precision": precision}
 
     def record(number: int, text: object) -> dict[str, Any]:
-        return {"line": number + 1, "seed": seed, "text": text if isinstance(text, str) else ""}
+        told = {"line": number + 1, "seed": seed, "text": text if isinstance(text, str) else ""}
+        return told | ({"error": str(text)} if isinstance(text, Exception) else {})
 
     with tracing(trace, "decode", loaded, chosen, seed) as how["recorder"]:
         filled = fill_lines(loaded, stream_any_lines(inputs or "-"), seed, chosen, num, **how)

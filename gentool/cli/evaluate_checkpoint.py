@@ -7,10 +7,9 @@ import typer
 
 from gentool.cli import options
 from gentool.cli.console import console
-from gentool.cli.figures import Gate, HeldOut, Metric, report
+from gentool.cli.figures import Gate, HeldOut, Metric, check_syntax, report
 from gentool.cli.options import value
 from gentool.cli.sample_text import Classifier, Control
-from gentool.evaluate.figures import parse_gate
 from gentool.registry import Options
 
 
@@ -54,8 +53,7 @@ def evaluate(
     gentool eval {backend} --checkpoint runs/mine --metric loss --json
     gentool eval {backend} --data scenes:test-novel --gate 'loss<=0.1'
     """
-    for text in gate or []:
-        parse_gate(text)
+    check_syntax(gate)
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.control import open_controls
     from gentool.evaluate.checkpoint import measure

@@ -7,10 +7,10 @@ import typer
 
 from gentool.cli import options
 from gentool.cli.console import console
-from gentool.cli.figures import Gate, report
+from gentool.cli.figures import Gate, check_syntax, report
 from gentool.cli.options import value
 from gentool.errors import BadDataError, UsageError
-from gentool.evaluate.figures import Figure, parse_gate
+from gentool.evaluate.figures import Figure
 
 
 def scenes(
@@ -30,6 +30,7 @@ def scenes(
     gentool eval scenes --images drawn/
     gentool eval scenes --images drawn.npy --captions captions.txt
     """
+    check_syntax(gate)
     from gentool.evaluate import scenes as scored
     from gentool.evaluate.attributes import attribute_figures
     from gentool.evaluate.files import read_images
@@ -89,6 +90,7 @@ def images(
     gentool eval images drawn/ --ref photos/ --features runs/features-cifar10
     gentool eval images x.npy --ref y.npy --features inception --metric fid
     """
+    check_syntax(gate)
     from gentool.device import pick_device
     from gentool.evaluate.extractors import load_extractor
     from gentool.evaluate.files import read_any_images
@@ -122,8 +124,7 @@ def text(
     gentool eval text out.de --ref test.de
     gentool decode mask-predict test.en | gentool eval text - --ref test.de --json
     """
-    for line in gate or []:
-        parse_gate(line)
+    check_syntax(gate)
     from gentool.evaluate.translation import scores
     from gentool.streams import place, stream_lines
 

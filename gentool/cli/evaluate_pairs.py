@@ -6,10 +6,9 @@ import typer
 
 from gentool.cli import options
 from gentool.cli.console import console
-from gentool.cli.figures import Gate, HeldOut, Metric, report
+from gentool.cli.figures import Gate, HeldOut, Metric, check_syntax, report
 from gentool.cli.options import flag, value
 from gentool.cli.translate import BatchTokens, Dedup, Fast
-from gentool.evaluate.figures import parse_gate
 from gentool.registry import options_module
 
 
@@ -49,8 +48,7 @@ def evaluate_pairs(
 
     How long decoding takes is told on standard error.
     """
-    for text in gate or []:
-        parse_gate(text)
+    check_syntax(gate)
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.evaluate.checkpoint import measure
     from gentool.evaluate.pairs import PairRequest

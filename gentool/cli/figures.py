@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from gentool.cli.console import console
 from gentool.cli.options import value
-from gentool.evaluate.figures import check_gates
+from gentool.evaluate.figures import check_gates, parse_gate
 
 if TYPE_CHECKING:
     from gentool.evaluate.figures import Figure
@@ -21,6 +21,12 @@ HeldOut = Annotated[
     str | None,
     value("SPEC", "Data to measure against. (default: what the run held out)"),
 ]
+
+
+def check_syntax(gates: list[str] | None) -> None:
+    """Raise UsageError for a gate that cannot be read, before anything is measured."""
+    for gate in gates or []:
+        parse_gate(gate)
 
 
 def report(figures: "list[Figure]", gates: list[str], as_json: bool) -> None:

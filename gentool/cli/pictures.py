@@ -38,10 +38,15 @@ def write(
         if record:
             console.record({"index": number, **record(number), "path": str(path), "place": place})
         elif path and path not in written:
-            written[path] = None
             console.result(str(path))
+        if path:
+            written[path] = None
 
     write_images(batches, shape[0], shape[1:], out, tell, columns)
+    if Path(out).is_dir() and len(written) > 1:  # one alone may be drawn anew among the others
+        others = {path for path in Path(out).glob("*.png") if path.stem.isdigit()} - {*written}
+        if others:
+            console.warn(f"{out} also holds {len(others)} pictures of an earlier command")
 
 
 def with_blanks(

@@ -58,6 +58,8 @@ def sample_images(
     """
     if out == "-" and as_json:
         raise UsageError("--out - and --json both want standard output", "--out FILE with --json")
+    if num and index is not None:
+        raise UsageError("--index draws one sample, so it goes without --num")
     if prompts and classes:
         raise UsageError("--prompt and --class each say what to draw: give one of them")
     import torch

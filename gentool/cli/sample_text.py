@@ -27,7 +27,9 @@ def sample_text(
     backend: str,
     settings: dict[str, Any],
     checkpoint: options.Checkpoint = None,
-    num: Annotated[int, value("N", "How many samples. (default: 16)", "--num", "-n", min=1)] = 16,
+    num: Annotated[
+        int | None, value("N", "How many samples. (default: 16)", "--num", "-n", min=1)
+    ] = None,
     seed: options.Seed = 0,
     index: Annotated[int | None, value("I", "Draw only sample I of the seed.", min=0)] = None,
     control: Control = None,
@@ -49,6 +51,8 @@ def sample_text(
 
     Sample I of a seed is the same in any batch, number or order.
     """
+    if num and index is not None:
+        raise UsageError("--index draws one sample, so it goes without --num")
     idle = sorted(STEERING & settings.keys()) + (["classifier"] if classifier else [])
     if idle and not control:
         option = idle[0].replace("_", "-")
@@ -66,7 +70,7 @@ def sample_text(
     if trace and chosen.mbr > 1:
         raise UsageError("--trace shows one candidate of each sample", "--mbr 1")
     controls = open_controls(loaded, control, classifier, device) if control else None
-    indices = range(num) if index is None else range(index, index + 1)
+    indices = range(num or 16) if index is None else range(index, index + 1)
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
     ties, tokens, texts = 0, 0, []
     tracer = tracing(trace, "sample", loaded, chosen, seed)

@@ -75,6 +75,8 @@ def translate(
     Lines come out in order, as soon as they are done; an empty line stays empty.
     """
     check_on_error(on_error)
+    if gold_length == "-" and (inputs or "-") == "-":
+        raise UsageError("only one of INPUT and --gold-length can be standard input")
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.protocol import Hypothesis
     from gentool.render.traces import check_trace_target
@@ -98,9 +100,14 @@ def translate(
         check_trace_target(trace)
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}")
     first: list[str] = []  # lines, that a trace shows
+    unknown = loaded.backend.source.special("unk")
 
     def lines() -> Iterator[str | BadDataError | None]:
+        number = 0
         for line in arriving_lines(inputs or "-"):
+            number += line is not None
+            if isinstance(line, str) and unknown in loaded.backend.source.encode(line):
+                console.warn(f"line {number} has words that this model does not know")
             if trace and line is not None and len(first) < SAMPLES:
                 first.append(str(line))
             yield line

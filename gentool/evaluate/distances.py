@@ -92,7 +92,7 @@ def check_enough(metric: str, n: int, least: int) -> None:
         other = "kid takes fewer, or " if metric == "fid" and n >= LEAST else ""
         raise UsageError(
             f"{metric} takes at least {least} pictures with these features, there are {n}",
-            f"{other}a larger --num, and as many pictures to compare with",
+            f"{other}more of them, and as many pictures to compare with",
         )
 
 

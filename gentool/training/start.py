@@ -12,6 +12,7 @@ from accelerate import Accelerator
 
 from gentool.checkpoint.config import RunConfig, read_config
 from gentool.checkpoint.load import (
+    check_backend,
     check_frozen_encoder,
     find_checkpoint,
     frozen_encoder,
@@ -166,7 +167,8 @@ def describe(plan: Plan, device: str, reporter: Reporter) -> list[str]:
         **({"tokenizer": f"{tokenizer.kind}, {tokenizer.size} tokens"} if tokenizer else {}),
         "steps": f"{resolved.config.train.steps - step} of {trainer.per_step} "
         + (f"batches of {trainer.buckets.tokens} tokens" if trainer.buckets else "examples"),
-        "device": f"{trainer.accelerator.device}, {trainer.accelerator.mixed_precision}",
+        "device": f"{trainer.accelerator.device}, "
+        + ("bf16" if trainer.accelerator.mixed_precision == "bf16" else "fp32"),
         "each state": f"about {4 * 4 * parameters / 1e6:.0f} MB on disk",
     }
     if _needs_tokenizer(resolved, plan):
@@ -248,7 +250,9 @@ def _backend(resolved: _Resolved, plan: Plan, dry: bool) -> Any:
     elif plan.init:
         if "tokenizer" in plan.given:
             raise UsageError("--init keeps the checkpoint's tokenizer", "drop --set tokenizer.…")
-        tokenizer = find_tokenizer(str(find_checkpoint(plan.init, plan.backend)))
+        folder = find_checkpoint(plan.init, plan.backend)
+        check_backend(folder, read_config(folder), plan.backend)
+        tokenizer = find_tokenizer(str(folder))
     elif isinstance(config.tokenizer, PictureTokens):
         untrained = dry and not config.tokenizer.image
         tokenizer = PictureTokenizer(

@@ -112,6 +112,9 @@ class DecodeConfig(SampleConfig):
     jump: int = setting(10, "an edit: steps walked before noise is added again (10)", low=1)
     resample: int = setting(10, "an edit: times each such stretch is walked (10)", low=1)
 
+    of_edits = ("jump", "resample")
+    not_of_edits = ("sampler", "eta")  # RePaint's steps are ancestral
+
     @property
     def passes(self) -> int:
         """How often an edit walks each step."""

@@ -109,6 +109,8 @@ class DecodeConfig(SampleConfig):
     )
 
     passes = 1  # how often an edit walks each step
+    of_edits = ("strength", "blend")
+    not_of_edits = ()
 
 
 @dataclass

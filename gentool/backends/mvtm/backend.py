@@ -93,16 +93,16 @@ class Backend(Conditioned):
         return batch | self.conditions(examples, rng)
 
     def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
-        y = batch["ids"] if "ids" in batch else self.image.encode(batch["x"])  # [B, N]
-        classes, text = batch.get("y"), batch.get("text")
-        model_fn = partial(network, **self._told(classes, text))
+        ids = batch["ids"] if "ids" in batch else self.image.encode(batch["x"])  # [B, N]
+        y, text = batch.get("y"), batch.get("text")
+        model_fn = partial(network, **self._told(y, text))
         masking = self.config.masking
         smoothing = masking.label_smoothing
-        terms = {"nll": training_loss(model_fn, y, batch["hidden"], self.mask, smoothing)}
+        terms = {"nll": training_loss(model_fn, ids, batch["hidden"], self.mask, smoothing)}
         if masking.walk:
-            n = max(1, round(masking.walk_share * len(y)))
-            told = self._told(*(x if x is None else x[:n] for x in (classes, text)))
-            walk = walk_loss(partial(network, **told), y[:n], self.mask, self.config.sample.steps)
+            n = max(1, round(masking.walk_share * len(ids)))
+            told = self._told(*(x if x is None else x[:n] for x in (y, text)))
+            walk = walk_loss(partial(network, **told), ids[:n], self.mask, self.config.sample.steps)
             terms["walk"] = masking.walk * walk
         return terms
 

@@ -31,6 +31,7 @@ class DecodeConfig(SampleConfig):
     """The options of `gentool decode flow`."""
 
     passes = 1
+    of_edits = not_of_edits = ()
 
 
 @dataclass
