@@ -85,8 +85,10 @@ def _check_given(parameter: inspect.Parameter, value: Any) -> None:
     if not empty or value == parameter.default or parameter.name in MAY_BE_EMPTY:
         return
     told = typing.get_args(parameter.annotation)[1]  # what typer was told of it
-    names = getattr(told, "param_decls", None) or ["--" + parameter.name.replace("_", "-")]
-    what = told.metavar if isinstance(told, typer.models.ArgumentInfo) else max(names, key=len)
+    # In an annotation typer takes the first of an option's names for its default.
+    names = [n for n in (told.default, *(told.param_decls or ())) if str(n).startswith("--")]
+    option = names[0] if names else "--" + parameter.name.replace("_", "-")
+    what = told.metavar if isinstance(told, typer.models.ArgumentInfo) else option
     raise UsageError(f"{what} is empty", "give it a value, or leave it out")
 
 
