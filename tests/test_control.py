@@ -219,8 +219,9 @@ def sample(cli, text_run, classifier):
     """`sample("--control", "shape=circle")` samples from the tiny run."""
 
     def call(*arguments, classifier=classifier):
-        return cli("sample", "diffusion-lm", "-c", text_run, "-n", 4, "--classifier", classifier,
-                   *arguments)  # fmt: skip
+        given = () if classifier is None else ("--classifier", classifier)
+        number = () if "--index" in arguments else ("-n", 4)
+        return cli("sample", "diffusion-lm", "-c", text_run, *number, *given, *arguments)
 
     return call
 
@@ -284,11 +285,11 @@ def test_controlled_samples_tell_their_success(sample):
         assert list(record["control"]) == ["shape=circle", "color=red"]
         assert record["control"]["color=red"] == holds("color=red", record["text"], True)
     assert re.search(r"of 4 samples .*shape=circle 0, color=red 0, all 0", result.err)
-    assert "control" not in sample("--json", classifier="").out
+    assert "control" not in sample("--json", classifier=None).out
 
 
 def test_control_changes_what_is_written_unless_it_takes_no_steps(sample):
-    plain = sample(classifier="").out
+    plain = sample(classifier=None).out
     given = ("--control", "shape=circle")
     assert sample(*given, "--control-steps", 0).out == plain
     strong = ("--control-rate", 0.5, "--guidance-scale", 100)

@@ -80,7 +80,7 @@ def test_a_folder_in_use_is_left_alone(cli, tmp_path):
     (tmp_path / "mine").write_text("mine")
     result = cli("demo", "--out", tmp_path)
     assert result.code == 2 and "is in use" in result.err and len(list(tmp_path.iterdir())) == 1
-    assert cli("demo", "--out", tmp_path / "mine").code == 1
+    assert cli("demo", "--out", tmp_path / "mine").code == 2
 
 
 def test_the_page_says_which_pictures_are_right():

@@ -43,7 +43,7 @@ def test_init_of_another_backend(cli, other):
         (("eval", "scenes", "--images", ".", "--gate", "foo"), "--gate"),
         (("eval", "images", ".", "--ref", ".", "--features", "x", "--gate", "foo"), "--gate"),
         (("tokenizer", "train", "--kind", "foo", "--data", "scenes", "-o", "x"), "vq"),
-        (("demo", "--out", __file__), "is a file"),
+        (("demo", "--out", __file__), "in use"),
     ],
 )
 def test_what_would_do_nothing_is_refused(cli, words, told):

@@ -121,6 +121,6 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, kind, default=default, annotation=annotation)
 
 
-MAY_BE_EMPTY = ("prompts",)
-"""Parameters to which an empty text says something: any picture."""
+MAY_BE_EMPTY = ("prompts", "classes")
+"""Parameters that an empty text says something to: any picture, or no class of that name."""
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

@@ -57,9 +57,8 @@ def decode_images(
     Picture I belongs to line I and makes the draws of sample I.
     """
     varied = image is not None and settings.get("strength", 1) < 1  # all of it, in part
-    if (image is None or varied) and not box and not mask:
-        pass
-    elif image is None or (box is None) == (mask is None):
+    whole = (image is None or varied) and not box and not mask
+    if not whole and (image is None or (box is None) == (mask is None)):
         raise UsageError("an edit takes --image with one of --box and --mask")
     if num and (image is None or inputs is not None):
         raise UsageError("--num is for edits without INPUT; each line of INPUT is one picture")
@@ -68,9 +67,9 @@ def decode_images(
         raise UsageError("--out - and --json both want standard output", "--out FILE with --json")
     section = options_module(backend).DecodeConfig
     idle = section.of_edits if image is None else section.not_of_edits
-    if named := [name for name in idle if name in settings]:
+    if named := [name.replace("_", "-") for name in idle if name in settings]:
         where = "without --image" if image is None else "in an edit"
-        raise UsageError(f"--{named[0].replace('_', '-')} does nothing {where}", "leave it out")
+        raise UsageError(f"--{named[0]} does nothing {where}", "leave it out")
     import torch
 
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
@@ -122,8 +121,8 @@ def decode_images(
         hole = mask_hole(mask, shape) if mask else box_hole(box or everywhere, shape)
         given["x_0"] = read_image(image, shape).expand(len(good), *shape)
         given["hole"] = hole.expand(len(good), *hole.shape)
-    how = words(chosen, but=idle)
-    console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {how}, seed {seed}")
+    console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen, but=idle)}, "
+                 f"seed {seed}")  # fmt: skip
 
     def facts(number: int) -> dict[str, Any]:
         what = "caption" if captions else "class"
@@ -147,6 +146,4 @@ def decode_images(
         batches = with_blanks(drawn, bad, shape)
         write(batches, (len(lines), *shape), target, facts if as_json else None)
     if bad:
-        raise BadDataError(
-            f"{len(bad)} of {len(lines)} lines were skipped, white pictures stand in"
-        )
+        raise BadDataError(f"{len(bad)} of {len(lines)} lines skipped: white pictures stand in")

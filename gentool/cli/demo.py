@@ -42,9 +42,7 @@ def demo(
     from gentool.checkpoint.atomic import write_file
     from gentool.render.tour import Tour, tour_page
 
-    if out.is_file():
-        raise UsageError(f"{out} is a file", "gentool demo --out DIR")
-    if out.exists() and any(out.iterdir()) and not (out / TRAINED).is_dir():
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / TRAINED).is_dir()):
         raise UsageError(f"{out} is in use", "gentool demo --out DIR")
     shutil.rmtree(out / PIPE, ignore_errors=True)
     (out / TRAINED).mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from gentool.cli import options, tokenize, tokenize_pictures
 from gentool.cli.commands import add_command, group
 from gentool.cli.console import console
 from gentool.cli.options import value
-from gentool.errors import BadDataError, UsageError, nearest
+from gentool.errors import BadDataError, UsageError
 from gentool.settings import build, merge, parse_assignment
 
 app = group("Train tokenizers and use them: text to numbers and back.")
@@ -85,7 +85,7 @@ def train(
         _tell(tokenize.find(str(out)), out, as_json)
         return
     if kind not in tokenizers.KINDS:
-        raise UsageError(f"unknown --kind {kind!r}", nearest(kind, [*tokenizers.KINDS, "vq"]))
+        tokenizers.train(kind, [])  # raises, before data are looked at
     tree: dict[str, Any] = {"spec": data, "language": language}
     for text in assign or []:
         tree = merge(tree, parse_assignment(text.removeprefix("data.")))

@@ -99,7 +99,8 @@ def train(
             "a Hugging Face tokenizer is not trained here", "name it in the recipe: tokenizer.name"
         )
     if kind not in KINDS:
-        raise UsageError(f"unknown kind of tokenizer {kind!r}", nearest(kind, KINDS))
+        known = (*KINDS, "vq")  # that of pictures, which is a run
+        raise UsageError(f"unknown kind of tokenizer {kind!r}", nearest(kind, known))
     if size is not None and not len(SPECIALS) < size <= _MAX_SIZE:
         raise UsageError(
             f"a tokenizer cannot have size {size}",
