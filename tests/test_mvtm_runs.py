@@ -14,6 +14,7 @@ from PIL import Image
 from gentool.backends.mvtm import DecodeConfig, SampleConfig
 from gentool.checkpoint.load import Loaded, load_checkpoint
 from gentool.inputs import box_hole
+from gentool.render import to_uint8
 from gentool.rng import BatchRng
 from gentool.sampling import draw_samples
 
@@ -214,11 +215,31 @@ def test_unmasked_tokens_of_an_edit_stay(loaded, heard):
     drawn[:2, :2] = True  # the box is one token, and its neighbours
     assert torch.equal(ids[:, ~drawn], tokens[:, ~drawn])
     assert torch.allclose(images, backend.image.decode(ids.flatten(1)), atol=1e-6)
-    edit = DecodeConfig(steps=3, blend=True)
+    edit = DecodeConfig(steps=3, blend=True, candidates=1)
     blended = draw(loaded, 3, sample=edit, y=y, x_0=x_0, hole=hole)
     outside = ~hole.expand_as(x_0)
     assert torch.equal(blended[outside], x_0[outside])
     assert torch.equal(blended[~outside], images[~outside])
+
+
+def test_of_several_candidates_the_one_that_continues_best_is_kept(loaded, heard):
+    """Each picture of a batch has its own; what is told of the steps is its walk."""
+    x_0 = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    y, hole = classes("ant", "bee", "cat", "ant"), box_hole("1,1,5,5", (3, 8, 8))
+    hole = hole.expand(4, 1, 8, 8)
+    edit = DecodeConfig(steps=2, blend=True, candidates=3)
+    looks = []
+    rng = BatchRng.for_samples(0, range(4))
+    tell = lambda look: looks.append(look(range(4)))  # noqa: E731
+    best = loaded.backend.draw(loaded.network, rng, edit, tell, y=y, x_0=x_0, hole=hole)
+    walked = [loaded.backend.image.decode(ids) for step, ids, *_ in heard if step == 1]
+    misfit = torch.stack([((x - x_0) ** 2 * ~hole).mean((1, 2, 3)) for x in walked])  # [3, 4]
+    assert len(walked) == 3 and len(set(misfit.argmin(0).tolist())) > 1
+    assert len(looks) == 2
+    for row, chosen in enumerate(misfit.argmin(0)):
+        x = walked[chosen][row]
+        assert torch.equal(best[row], torch.where(hole[row], x, x_0[row]))
+        assert np.array_equal(looks[-1][row].images["picture"], to_uint8(x[None])[0])
 
 
 def test_strength_is_the_share_of_tokens_drawn_anew(loaded, heard):

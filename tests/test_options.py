@@ -37,6 +37,7 @@ def test_init_of_another_backend(cli, other):
         (("decode", "ddpm", "--image", "in.png", "--box", "0,0,4,4", "--sampler", "ddim"), "edit"),
         (("decode", "ddpm", "-", "--resample", "2"), "without --image"),
         (("decode", "mvtm", "-", "--blend"), "without --image"),
+        (("decode", "mvtm", "--image", "x", "--box", "0,0,4,4", "--candidates", "2"), "--blend"),
         (("sample", "ddpm", "-n", "5", "--index", "2"), "without --num"),
         (("sample", "diffusion-lm", "-n", "5", "--index", "2"), "without --num"),
         (("decode", "mask-predict", "--gold-length", "-"), "standard input"),

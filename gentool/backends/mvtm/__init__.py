@@ -97,7 +97,7 @@ class SampleConfig:
 
 @dataclass
 class DecodeConfig(SampleConfig):
-    """The options of `gentool decode mvtm`: how to sample, and how to edit."""
+    """The options of `gentool decode mvtm`: how to sample, and how to edit. Raises UsageError."""
 
     strength: float = setting(
         1.0, "an edit: share of the region's tokens drawn anew (1)", low=0.0, high=1.0
@@ -107,9 +107,21 @@ class DecodeConfig(SampleConfig):
         "an edit: keep the picture's own pixels outside the region; without it they come back as "
         "the tokenizer reconstructs them",
     )
+    candidates: int = setting(
+        0,
+        "with --blend: times the region is drawn, to keep what continues best into the pixels "
+        "around it; 0 = 4",
+        low=0,
+    )
+
+    def __post_init__(self) -> None:
+        if self.candidates and not self.blend:
+            raise UsageError(
+                "--candidates are told apart by the pixels that --blend keeps", "add --blend"
+            )
 
     passes = 1  # how often an edit walks each step
-    of_edits = ("strength", "blend")
+    of_edits = ("strength", "blend", "candidates")
     not_of_edits = ()
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from gentool import trace
 from gentool.backends.mvtm import Config, DecodeConfig, SampleConfig
+from gentool.backends.mvtm.algorithm import OnStep as OnWalk
 from gentool.backends.mvtm.algorithm import (
     decode,
     grow,
@@ -143,7 +144,8 @@ class Backend(Conditioned):
             if on_step:
                 on_step(lambda rows: self._views(ids[list(rows)], p[list(rows)], again[list(rows)]))
 
-        ids = decode(
+        walk = partial(
+            decode,
             self._guided(network, y, text, len(rng), sample),
             tokens.to(device),
             rng,
@@ -155,12 +157,31 @@ class Backend(Conditioned):
             top_p=sample.top_p,
             entropy_cutoff=sample.entropy_cutoff,
             order=sample.order,
-            on_step=after,
         )
-        x = self.image.decode(ids).float().cpu()
-        if x_0 is not None and hole is not None and isinstance(sample, DecodeConfig):
-            x = torch.where(hole, x, x_0) if sample.blend else x
-        return x
+        if x_0 is None or hole is None or not (isinstance(sample, DecodeConfig) and sample.blend):
+            return self.image.decode(walk(on_step=after)).float().cpu()
+        return self._blended(walk, x_0, hole, sample.candidates or 4, after)
+
+    def _blended(
+        self, walk: Callable[..., Tensor], x_0: Tensor, hole: Tensor, candidates: int, after: OnWalk
+    ) -> Tensor:
+        """x_0 [B, C, H, W] with its hole [B, 1, H, W] filled by that of so many walks whose picture
+        differs least from x_0 outside it: a token at the edge shows both, and something drawn
+        across the edge would be cut off there. `after` is told of the steps of that walk."""
+        walks: list[list[tuple[Tensor, ...]]] = []
+        pictures = []
+        for _ in range(candidates):
+            steps: list[tuple[Tensor, ...]] = []
+            ids = walk(on_step=lambda _, *told, steps=steps: steps.append(told))
+            walks.append(steps)
+            pictures.append(self.image.decode(ids).float().cpu())
+        x = torch.stack(pictures)  # [candidates, B, C, H, W]
+        misfit = ((x - x_0).square() * ~hole).mean(dim=(2, 3, 4))  # [candidates, B]
+        rows = torch.arange(len(x_0))
+        best = misfit.argmin(dim=0)
+        for number, told in enumerate(zip(*walks, strict=True)):
+            after(number, *(torch.stack(each)[best, rows] for each in zip(*told, strict=True)))
+        return torch.where(hole, x[best, rows], x_0)
 
     def _views(self, ids: Tensor, p: Tensor, again: Tensor) -> list[View]:
         """The pictures of ids [n, N], of how likely each was, p [n, N], and which are masked again,
