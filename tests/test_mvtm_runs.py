@@ -222,7 +222,7 @@ def test_unmasked_tokens_of_an_edit_stay(loaded, heard):
     assert torch.equal(blended[~outside], images[~outside])
 
 
-def test_of_several_candidates_the_one_that_continues_best_is_kept(loaded, heard):
+def test_of_several_candidates_one_that_continues_into_the_picture_is_kept(loaded, heard):
     """Each picture of a batch has its own; what is told of the steps is its walk."""
     x_0 = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     y, hole = classes("ant", "bee", "cat", "ant"), box_hole("1,1,5,5", (3, 8, 8))

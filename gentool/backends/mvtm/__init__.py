@@ -109,7 +109,7 @@ class DecodeConfig(SampleConfig):
     )
     candidates: int = setting(
         0,
-        "with --blend: times the region is drawn, to keep what continues best into the pixels "
+        "with --blend: times the region is drawn, to keep one that continues into the pixels "
         "around it; 0 = 4",
         low=0,
     )

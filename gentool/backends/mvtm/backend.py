@@ -15,6 +15,7 @@ from gentool import trace
 from gentool.backends.mvtm import Config, DecodeConfig, SampleConfig
 from gentool.backends.mvtm.algorithm import OnStep as OnWalk
 from gentool.backends.mvtm.algorithm import (
+    categorical,
     decode,
     grow,
     guidance,
@@ -36,6 +37,8 @@ from gentool.rng import BatchRng
 from gentool.tokenizers.cache import TokenCache, Tokens
 from gentool.tokenizers.pictures import PictureTokenizer
 from gentool.trace import OnStep, View
+
+EDGE = 0.25  # what a pixel in [-1, 1] beside a filled hole may be off by: a standard deviation
 
 
 class Backend(Conditioned):
@@ -160,14 +163,18 @@ class Backend(Conditioned):
         )
         if x_0 is None or hole is None or not (isinstance(sample, DecodeConfig) and sample.blend):
             return self.image.decode(walk(on_step=after)).float().cpu()
-        return self._blended(walk, x_0, hole, sample.candidates or 4, after)
+        return self._blended(walk, x_0, hole, sample.candidates or 4, rng, after)
 
     def _blended(
-        self, walk: Callable[..., Tensor], x_0: Tensor, hole: Tensor, candidates: int, after: OnWalk
-    ) -> Tensor:
-        """x_0 [B, C, H, W] with its hole [B, 1, H, W] filled by that of so many walks whose picture
-        differs least from x_0 outside it: a token at the edge shows both, and something drawn
-        across the edge would be cut off there. `after` is told of the steps of that walk."""
+        self, walk: Callable[..., Tensor], x_0: Tensor, hole: Tensor, candidates: int,
+        rng: BatchRng, after: OnWalk,
+    ) -> Tensor:  # fmt: skip
+        """x_0 [B, C, H, W] with its hole [B, 1, H, W] filled by one of so many walks, drawn by how
+        likely each makes the pixels of x_0 outside. A token at the edge shows both sides, and what
+        is drawn across the edge would be cut off there. `after` is told of the steps of that walk.
+
+        Importance resampling (Rubin 1987): the likeliest would be empty more often than it should.
+        """
         walks: list[list[tuple[Tensor, ...]]] = []
         pictures = []
         for _ in range(candidates):
@@ -176,12 +183,12 @@ class Backend(Conditioned):
             walks.append(steps)
             pictures.append(self.image.decode(ids).float().cpu())
         x = torch.stack(pictures)  # [candidates, B, C, H, W]
-        misfit = ((x - x_0).square() * ~hole).mean(dim=(2, 3, 4))  # [candidates, B]
+        log_p = -((x - x_0).square() * ~hole).sum(dim=(2, 3, 4)) / (2 * EDGE**2)  # [candidates, B]
+        chosen, _ = categorical(log_p.T, rng.uniform())
         rows = torch.arange(len(x_0))
-        best = misfit.argmin(dim=0)
         for number, told in enumerate(zip(*walks, strict=True)):
-            after(number, *(torch.stack(each)[best, rows] for each in zip(*told, strict=True)))
-        return torch.where(hole, x[best, rows], x_0)
+            after(number, *(torch.stack(each)[chosen, rows] for each in zip(*told, strict=True)))
+        return torch.where(hole, x[chosen, rows], x_0)
 
     def _views(self, ids: Tensor, p: Tensor, again: Tensor) -> list[View]:
         """The pictures of ids [n, N], of how likely each was, p [n, N], and which are masked again,
