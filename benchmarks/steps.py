@@ -17,7 +17,7 @@ from results import append, read
 NAME = "ddpm-scenes-steps"
 LANGUAGES = ("en", "zh")
 METHODS = {
-    "ancestral": ["--sampler", "ancestral", "--eta", "0"],
+    "ancestral": ["--sampler", "ancestral"],
     "ddim": ["--sampler", "ddim", "--eta", "0"],
     "dpm++": ["--sampler", "dpm++", "--eta", "0"],
     "dpm++ with noise": ["--sampler", "dpm++", "--eta", "1"],

@@ -15,7 +15,7 @@ from gentool.errors import BadDataError
 from gentool.extras import extra
 from gentool.protocol import Line
 from gentool.rng import BatchRng
-from gentool.settings import OPTION, Tree, build, merge
+from gentool.settings import OPTION, Tree, build, merge, refuse_idle
 from gentool.trace import Look, Recorder
 
 Item = TypeVar("Item")
@@ -23,11 +23,14 @@ Item = TypeVar("Item")
 
 def sample_settings(loaded: Loaded, given: Tree, section: type | None = None) -> Any:
     """The checkpoint's sampling defaults with `given` over them, as a `section` that extends the
-    backend's sample section, if one is named. Raises UsageError."""
+    backend's sample section, if one is named. Raises UsageError, also for what is given and would
+    do nothing."""
     section = section or type(loaded.config.sample)
     names = {field.name for field in fields(section)}
     saved = {k: v for k, v in loaded.run_config.config["sample"].items() if k in names}
-    return build(section, merge(saved, given), OPTION)
+    settings: Any = build(section, merge(saved, given), OPTION)
+    refuse_idle(settings, given)
+    return settings
 
 
 def class_names(loaded: Loaded) -> list[str]:

@@ -28,12 +28,15 @@ def setting(
     low: float | None = None,
     high: float | None = None,
     fixed: bool = True,
+    idle: tuple[Any, ...] = (),
 ) -> Any:
     """A dataclass field with its help text and the values it takes (low and high inclusive).
 
-    fixed=False: may differ when a run is resumed (steps, intervals).
+    fixed=False: may differ when a run is resumed (steps, intervals). idle: a field beside it, and
+    the values of that with which this one does nothing (`refuse_idle`).
     """
-    metadata = {"help": help, "choices": tuple(choices), "low": low, "high": high, "fixed": fixed}
+    metadata = {"help": help, "choices": tuple(choices), "low": low, "high": high, "fixed": fixed,
+                "idle": idle}  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -59,6 +62,17 @@ def build(config_class: type[Config], tree: Tree, where: str = "") -> Config:
         else:
             values[key] = _checked(name, value, hints[key], fields[key].metadata)
     return config_class(**values)
+
+
+def refuse_idle(section: Any, named: Tree) -> None:
+    """Raise UsageError if one of the options that were named does nothing beside the others."""
+    for field in dataclasses.fields(section):
+        other, *values = field.metadata.get("idle") or ("",)
+        if field.name in named and other and getattr(section, other) in values:
+            option, beside = (OPTION + name.replace("_", "-") for name in (field.name, other))
+            value = getattr(section, other)
+            now = f"with {beside} {value}" if value is not False else f"without {beside}"
+            raise UsageError(f"{option} does nothing {now}", f"leave it out, or change {beside}")
 
 
 def to_tree(config: Any) -> Tree:

@@ -23,6 +23,7 @@ class Denoising:
         "noise of the ddim and dpm++ samplers: 0 = none, 1 = as much as the chain's",
         low=0.0,
         high=1.0,
+        idle=("sampler", "ancestral"),
     )
     noise_scale: float = setting(1.0, "factor on the noise added while sampling", low=0.0)
 

@@ -99,9 +99,19 @@ class SampleConfig(Denoising):
         1.0, "classifier-free guidance, out_u + X (out_c - out_u); 1 = none", low=0.0
     )
     guidance_from: float = setting(
-        0.0, "guide from this share of the chain on, 0 = the least noisy step", low=0.0, high=1.0
+        0.0,
+        "guide from this share of the chain on, 0 = the least noisy step",
+        low=0.0,
+        high=1.0,
+        idle=("guidance_scale", 1.0),
     )
-    guidance_to: float = setting(1.0, "guide up to this share of the chain", low=0.0, high=1.0)
+    guidance_to: float = setting(
+        1.0,
+        "guide up to this share of the chain",
+        low=0.0,
+        high=1.0,
+        idle=("guidance_scale", 1.0),
+    )
     negative: str = setting("", "what guidance leads away from, in place of no caption")
 
 

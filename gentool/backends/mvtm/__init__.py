@@ -67,7 +67,10 @@ class SampleConfig:
 
     steps: int = setting(8, "decoding steps", low=1)
     choice_temperature: float = setting(
-        4.5, "Gumbel noise on the confidence at the first step, falling to 0", low=0.0
+        4.5,
+        "Gumbel noise on the confidence at the first step, falling to 0",
+        low=0.0,
+        idle=("order", "halton", "undecided"),
     )
     temperature: float = setting(1.0, "of the draw of each token; above 1 is more even", low=1e-3)
     top_p: float = setting(
@@ -92,12 +95,13 @@ class SampleConfig:
         "constant",
         "the scale over the steps: constant, or from 1 up to it",
         choices=("constant", "linear"),
+        idle=("guidance_scale", 1.0),
     )
 
 
 @dataclass
 class DecodeConfig(SampleConfig):
-    """The options of `gentool decode mvtm`: how to sample, and how to edit. Raises UsageError."""
+    """The options of `gentool decode mvtm`: how to sample, and how to edit."""
 
     strength: float = setting(
         1.0, "an edit: share of the region's tokens drawn anew (1)", low=0.0, high=1.0
@@ -108,17 +112,12 @@ class DecodeConfig(SampleConfig):
         "the tokenizer reconstructs them",
     )
     candidates: int = setting(
-        0,
+        4,
         "with --blend: times the region is drawn, to keep one that continues into the pixels "
-        "around it; 0 = 4",
-        low=0,
+        "around it (4)",
+        low=1,
+        idle=("blend", False),
     )
-
-    def __post_init__(self) -> None:
-        if self.candidates and not self.blend:
-            raise UsageError(
-                "--candidates are told apart by the pixels that --blend keeps", "add --blend"
-            )
 
     passes = 1  # how often an edit walks each step
     of_edits = ("strength", "blend", "candidates")

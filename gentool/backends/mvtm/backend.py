@@ -163,7 +163,7 @@ class Backend(Conditioned):
         )
         if x_0 is None or hole is None or not (isinstance(sample, DecodeConfig) and sample.blend):
             return self.image.decode(walk(on_step=after)).float().cpu()
-        return self._blended(walk, x_0, hole, sample.candidates or 4, rng, after)
+        return self._blended(walk, x_0, hole, sample.candidates, rng, after)
 
     def _blended(
         self, walk: Callable[..., Tensor], x_0: Tensor, hole: Tensor, candidates: int,
