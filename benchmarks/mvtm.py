@@ -98,12 +98,12 @@ def loop(options: Any) -> list[dict[str, Any]]:
     y = torch.full((B, SIDE**2), K, device=device)
 
     def run_ours(network: MaskedTransformer, dtype: torch.dtype) -> None:
-        def model_fn(ids: Tensor, hidden: Tensor, done: float) -> Tensor:
-            logits = network(torch.cat([ids, ids]), torch.cat([hidden, hidden]), text=told)
+        def logits_fn(ids: Tensor, is_masked: Tensor, done: float) -> Tensor:
+            logits = network(torch.cat([ids, ids]), torch.cat([is_masked, is_masked]), text=told)
             return guided(*logits.chunk(2), 3.0)
 
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            decode(model_fn, y, BatchRng.for_samples(0, range(B)), K=K, mask=K, steps=steps)
+            decode(logits_fn, y, BatchRng.for_samples(0, range(B)), K=K, mask_id=K, steps=steps)
 
     def run_theirs(dtype: torch.dtype) -> None:
         scheduler = AmusedScheduler(mask_token_id=K)
@@ -145,12 +145,12 @@ def forward(options: Any) -> list[dict[str, Any]]:
     dtype = torch.bfloat16 if has_bf16(device) else torch.float32
     with torch.device(device):
         network = MaskedTransformer(Config().model, 2025, 256).eval()
-        ids, hidden = torch.full((8, 256), 2024), torch.ones(8, 256, dtype=torch.bool)
+        ids, is_masked = torch.full((8, 256), 2024), torch.ones(8, 256, dtype=torch.bool)
         a = torch.randn(4096, 4096, dtype=dtype)
 
     def run() -> None:
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            network(ids, hidden)
+            network(ids, is_masked)
 
     seconds = alternate({"forward": run, "matmul": lambda: a @ a}, options.repeats)
     d, N, layers = 768, 256, 24

@@ -65,16 +65,16 @@ def share(grids: Tensor, order: str, steps: int, draws: int) -> float:
     K = int(grids.max()) + 1
     one_hot = torch.nn.functional.one_hot(grids, K).float().flatten(1)  # [M, N K]
 
-    def posterior(y: Tensor, hidden: Tensor, done: float) -> Tensor:
+    def posterior(y: Tensor, is_masked: Tensor, done: float) -> Tensor:
         against = torch.stack(
-            [((row != grids) & ~mask).sum(dim=1) for row, mask in zip(y, hidden, strict=True)]
+            [((row != grids) & ~mask).sum(dim=1) for row, mask in zip(y, is_masked, strict=True)]
         )
         p = (-CONFLICT * against.float()).softmax(dim=1) @ one_hot  # [B, N K]
-        return p.view(len(y), N, K)[hidden].log()
+        return p.view(len(y), N, K)[is_masked].log()
 
     ids = decode(
         posterior, torch.full((draws, N), K), BatchRng.for_samples(0, range(draws)),
-        K=K, mask=K, steps=steps, order=order, temperature=TEMPERATURE[order],
+        K=K, mask_id=K, steps=steps, order=order, temperature=TEMPERATURE[order],
     )  # fmt: skip
     return float((ids[:, None] == grids).all(dim=2).any(dim=1).float().mean())
 

@@ -45,11 +45,11 @@ class Table:
         self.asked: list[Tensor] = []
         self.done: list[float] = []
 
-    def __call__(self, y: Tensor, hidden: Tensor, done: float) -> Tensor:
-        assert torch.equal(hidden, y == MASK)
-        self.asked.append(hidden.clone())
+    def __call__(self, y: Tensor, is_masked: Tensor, done: float) -> Tensor:
+        assert torch.equal(is_masked, y == MASK)
+        self.asked.append(is_masked.clone())
         self.done.append(done)
-        return self.logits.expand(*y.shape, -1)[hidden]
+        return self.logits.expand(*y.shape, -1)[is_masked]
 
 
 def masked(B: int, N: int) -> Tensor:
@@ -61,7 +61,7 @@ def run(table: Table, y: Tensor, steps: int, seed: int = 0, first: int = 0, **ho
     heard = []
     rng = BatchRng.for_samples(seed, range(first, first + len(y)))
     ids = decode(
-        table, y, rng, K=K, mask=MASK, steps=steps,
+        table, y, rng, K=K, mask_id=MASK, steps=steps,
         on_step=lambda *said: heard.append(said), **how,
     )  # fmt: skip
     return ids, heard
@@ -167,7 +167,7 @@ def test_the_gumbel_noise_has_its_distribution():
     rng = BatchRng.for_samples(0, range(4))
     N = 100_000
     decode(
-        Table(torch.zeros(N, MASK + 1)), masked(4, N), rng, K=K, mask=MASK, steps=2,
+        Table(torch.zeros(N, MASK + 1)), masked(4, N), rng, K=K, mask_id=MASK, steps=2,
         choice_temperature=2.0, on_step=lambda *said: heard.append(said),
     )  # fmt: skip
     g = heard[0][2].flatten() + math.log(K)
@@ -264,18 +264,18 @@ def test_the_least_decided_is_kept_one_a_step():
 def test_it_draws_what_hangs_together_in_fewer_steps_than_by_confidence():
     """A picture with a thing in one of 16 places: each token alone had better be empty."""
 
-    def thing(y: torch.Tensor, hidden: torch.Tensor, done: float) -> torch.Tensor:
+    def thing(y: torch.Tensor, is_masked: torch.Tensor, done: float) -> torch.Tensor:
         B, N = y.shape
         found = (y == 1).any(dim=1, keepdim=True)
         left = (y == MASK).sum(dim=1, keepdim=True)
         p = torch.where(found, 0.0, 1 / left).expand(B, N)
         logits = torch.full((B, N, MASK + 1), -torch.inf)
         logits[..., 0], logits[..., 1] = (1 - p).log(), p.log()
-        return logits[hidden]
+        return logits[is_masked]
 
     def right(order: str, steps: int) -> float:
         rng = BatchRng.for_samples(0, range(200))
-        ids = decode(thing, masked(200, 16), rng, K=K, mask=MASK, steps=steps, order=order)
+        ids = decode(thing, masked(200, 16), rng, K=K, mask_id=MASK, steps=steps, order=order)
         return float(((ids == 1).sum(dim=1) == 1).float().mean())
 
     assert right("undecided", 16) == 1
@@ -293,9 +293,9 @@ def test_training_hides_the_share_of_its_schedule():
     N, rng = 64, BatchRng.for_samples(0, range(500))
     for schedule, gamma in RATIOS.items():
         r, scores = rng.uniform(), rng.uniform(N)
-        hidden = random_mask(r, scores, schedule)
-        assert hidden.sum(dim=1).tolist() == [max(1, math.ceil(gamma(float(x)) * N)) for x in r]
-        for row, score in zip(hidden, scores, strict=True):
+        is_masked = random_mask(r, scores, schedule)
+        assert is_masked.sum(dim=1).tolist() == [max(1, math.ceil(gamma(float(x)) * N)) for x in r]
+        for row, score in zip(is_masked, scores, strict=True):
             assert score[row].max() <= score[~row].min() if (~row).any() else True
     ends = random_mask(torch.tensor([0.0, 0.999999]), torch.rand(2, N), "cosine")
     assert ends.sum(dim=1).tolist() == [N, 1]
@@ -307,26 +307,28 @@ def test_training_hides_the_share_of_its_schedule():
 
 def test_the_loss_is_of_masked_tokens_and_each_picture_counts_alike():
     y = torch.randint(K, (3, 16), generator=torch.Generator().manual_seed(0))
-    hidden = torch.zeros(3, 16, dtype=torch.bool)
-    hidden[0, :8], hidden[1, :1], hidden[2] = True, True, True
+    is_masked = torch.zeros(3, 16, dtype=torch.bool)
+    is_masked[0, :8], is_masked[1, :1], is_masked[2] = True, True, True
     logits = normal(3, 16, MASK + 1)
     seen = []
 
-    def model_fn(ids: Tensor, where: Tensor) -> Tensor:
+    def logits_fn(ids: Tensor, where: Tensor) -> Tensor:
         seen.append(ids)
         return logits[where]
 
-    loss = training_loss(model_fn, y, hidden, MASK)
+    loss = training_loss(logits_fn, y, is_masked, MASK)
     nll = -logits.log_softmax(dim=-1).gather(2, y[:, :, None])[:, :, 0]
     expected = [nll[0, :8].mean(), nll[1, 0], nll[2].mean()]
     assert torch.allclose(loss, torch.stack(expected))
-    assert torch.equal(seen[0] == MASK, hidden) and torch.equal(seen[0][~hidden], y[~hidden])
-    smooth = training_loss(model_fn, y, hidden, MASK, label_smoothing=0.1)
+    assert torch.equal(seen[0] == MASK, is_masked) and torch.equal(
+        seen[0][~is_masked], y[~is_masked]
+    )
+    smooth = training_loss(logits_fn, y, is_masked, MASK, label_smoothing=0.1)
     even = -logits.log_softmax(dim=-1).mean(dim=-1)
     assert smooth[1] == pytest.approx((0.9 * nll[1, 0] + 0.1 * even[1, 0]).item(), rel=1e-5)
     changed = y.clone()
-    changed[~hidden] = (changed[~hidden] + 1) % K  # what is shown is not scored
-    assert torch.equal(training_loss(model_fn, changed, hidden, MASK), loss)
+    changed[~is_masked] = (changed[~is_masked] + 1) % K  # what is shown is not scored
+    assert torch.equal(training_loss(logits_fn, changed, is_masked, MASK), loss)
 
 
 def test_a_region_grows_by_one_token():
@@ -342,22 +344,22 @@ class Copying:
         self.tables = normal(11, N, MASK + 1)
         self.tables[..., K:] = -60.0
 
-    def __call__(self, y: Tensor, hidden: Tensor, done: float = 0.0) -> Tensor:
-        known = y.masked_fill(hidden, 0).sum(dim=1) % 11
-        return self.tables[known][hidden]
+    def __call__(self, y: Tensor, is_masked: Tensor, done: float = 0.0) -> Tensor:
+        known = y.masked_fill(is_masked, 0).sum(dim=1) % 11
+        return self.tables[known][is_masked]
 
 
 @pytest.mark.parametrize("N, steps", [(16, 8), (16, 1), (5, 5), (3, 8)])
 def test_the_loss_of_a_walk_is_the_likelihood_of_what_is_decoded(N, steps):
-    model_fn = Copying(N)
-    ids, heard = run(model_fn, masked(6, N), steps, order="undecided")
+    logits_fn = Copying(N)
+    ids, heard = run(logits_fn, masked(6, N), steps, order="undecided")
     n = min(steps, N)  # with fewer tokens than steps the last one is drawn anew until the end
-    log_p, hidden = torch.zeros(6, dtype=torch.float64), torch.ones(6, N, dtype=torch.bool)
+    log_p, is_masked = torch.zeros(6, dtype=torch.float64), torch.ones(6, N, dtype=torch.bool)
     for step, (*_, again, p) in enumerate(heard[: n - 1] + heard[-1:]):
-        kept = hidden & ~(again & (step < n - 1))
+        kept = is_masked & ~(again & (step < n - 1))
         log_p += p.log().masked_fill(~kept, 0).sum(dim=1)
-        hidden &= ~kept
-    assert not hidden.any()
-    loss = walk_loss(model_fn, ids, MASK, steps)
+        is_masked &= ~kept
+    assert not is_masked.any()
+    loss = walk_loss(logits_fn, ids, MASK, steps)
     torch.testing.assert_close(loss.double() * n, -log_p, rtol=1e-5, atol=1e-5)
-    assert (walk_loss(model_fn, (ids + 1) % K, MASK, steps) - loss).abs().min() > 1e-3
+    assert (walk_loss(logits_fn, (ids + 1) % K, MASK, steps) - loss).abs().min() > 1e-3

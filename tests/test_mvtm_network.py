@@ -36,14 +36,14 @@ def test_at_first_it_knows_nothing():
 def test_every_token_sees_every_other(pre_norm):
     model = network(pre_norm=pre_norm)
     ids = torch.randint(K, (1, 16), generator=torch.Generator().manual_seed(0))
-    hidden = torch.zeros(1, 16, dtype=torch.bool)
-    hidden[0, 8] = True
-    out = model(ids, hidden)
+    is_masked = torch.zeros(1, 16, dtype=torch.bool)
+    is_masked[0, 8] = True
+    out = model(ids, is_masked)
     assert out.shape == (1, MASK + 1)
     for place in (0, 15):
         other = ids.clone()
         other[0, place] = (other[0, place] + 1) % K
-        assert not torch.allclose(model(other, hidden), out)
+        assert not torch.allclose(model(other, is_masked), out)
 
 
 def test_logits_are_of_masked_positions_alone_and_the_class_stands_before():
@@ -51,30 +51,32 @@ def test_logits_are_of_masked_positions_alone_and_the_class_stands_before():
     ids = torch.randint(K, (2, 16), generator=torch.Generator().manual_seed(0))
     first = torch.tensor([[K], [K + 1]])
     everywhere = model(ids, torch.ones(2, 16, dtype=torch.bool), first).view(2, 16, -1)
-    hidden = torch.zeros(2, 16, dtype=torch.bool)
-    hidden[0, 3], hidden[1, 5] = True, True
+    is_masked = torch.zeros(2, 16, dtype=torch.bool)
+    is_masked[0, 3], is_masked[1, 5] = True, True
     assert torch.allclose(
-        model(ids, hidden, first), torch.stack([everywhere[0, 3], everywhere[1, 5]]), atol=1e-6
+        model(ids, is_masked, first), torch.stack([everywhere[0, 3], everywhere[1, 5]]), atol=1e-6
     )
     for other in (first.flip(0), None):
-        assert not torch.allclose(model(ids, hidden, other), model(ids, hidden, first))
+        assert not torch.allclose(model(ids, is_masked, other), model(ids, is_masked, first))
 
 
 def test_captions_stand_before_without_their_padding():
     model = network(text={"encoder": "transformer", "length": 6, "width": 16, "heads": 2})
     ids = torch.randint(K, (2, 16), generator=torch.Generator().manual_seed(0))
-    hidden = torch.ones(2, 16, dtype=torch.bool)
+    is_masked = torch.ones(2, 16, dtype=torch.bool)
     tokens = torch.tensor([[1, 4, 2, 0, 0, 0], [1, 4, 5, 6, 2, 0]])
     mask = tokens > 0
-    out = model(ids, hidden, text=(tokens, mask)).view(2, 16, -1)
+    out = model(ids, is_masked, text=(tokens, mask)).view(2, 16, -1)
     encoded = model.text(tokens, mask)  # once, for many steps
-    assert torch.equal(model(ids, hidden, text=encoded).view(2, 16, -1), out)
-    alone = model(ids[:1], hidden[:1], text=(tokens[:1], mask[:1]))
+    assert torch.equal(model(ids, is_masked, text=encoded).view(2, 16, -1), out)
+    alone = model(ids[:1], is_masked[:1], text=(tokens[:1], mask[:1]))
     assert torch.allclose(alone, out[0], atol=1e-6)  # whatever captions are beside it
     tokens[0, 4] = 5  # padding
-    assert torch.allclose(model(ids, hidden, text=(tokens, mask)).view(2, 16, -1), out, atol=1e-6)
+    assert torch.allclose(
+        model(ids, is_masked, text=(tokens, mask)).view(2, 16, -1), out, atol=1e-6
+    )
     tokens[0, 1] = 5
-    other = model(ids, hidden, text=(tokens, mask)).view(2, 16, -1)
+    other = model(ids, is_masked, text=(tokens, mask)).view(2, 16, -1)
     assert not torch.allclose(other[0], out[0]) and torch.allclose(other[1], out[1], atol=1e-6)
 
 

@@ -1,9 +1,9 @@
 """MaskGIT (Chang et al. 2022): masked visual token modelling and its parallel decoding.
 
-A picture is a row of N tokens y [B, N], ids below K; masked ones hold the id `mask`. The network
-is `model_fn(y, hidden)`: the logits over the vocabulary of the positions where `hidden` [B, N] is
-true, row by row, [M, V]. The vocabulary may have more than the K codes (classes, the mask); those
-are learned not to be drawn, and are cut off when tokens are.
+A picture is a row of L tokens, ids [B, L] below K; where one is masked stands mask_id. The network
+is `logits_fn(ids, is_masked)`: the logits over the vocabulary of the positions where `is_masked`
+[B, L] is true, row by row, [M, V]. The vocabulary may have more than the K codes (classes, the
+mask); those are learned not to be drawn, and are cut off when tokens are.
 """
 
 import math
@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ModelFn = Callable[[Tensor, Tensor], Tensor]
+LogitsFn = Callable[[Tensor, Tensor], Tensor]
 OnStep = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
-"""What hears of each step: its number, ids [B, N], confidences [B, N], which are masked again
-[B, N], and how likely the ids were, [B, N], 1 where they were known."""
+"""What hears of each step: its number, ids [B, L], confidences [B, L], which are masked again
+[B, L], and how likely the ids were, [B, L], 1 where they were known."""
 
 RATIOS: dict[str, Callable[[float], float]] = {
     "cosine": lambda r: math.cos(math.pi / 2 * r),
@@ -48,58 +48,60 @@ class Uniform(Protocol):
 
 
 def random_mask(r: Tensor, scores: Tensor, schedule: str) -> Tensor:
-    """Which tokens training hides, [B, N]: ceil(gamma(r) N) of them, at least one, those of the
-    least scores. r [B] and scores [B, N]: uniform."""
-    N = scores.shape[1]
+    """Which tokens training hides, [B, L]: ceil(gamma(r) L) of them, at least one, those of the
+    least scores. r [B] and scores [B, L]: uniform."""
+    L = scores.shape[1]
     gamma = RATIOS[schedule]
-    n = torch.tensor([max(1, math.ceil(gamma(float(x)) * N)) for x in r])
+    n = torch.tensor([max(1, math.ceil(gamma(float(x)) * L)) for x in r])
     return scores.argsort(dim=1).argsort(dim=1) < n[:, None]
 
 
 def training_loss(
-    model_fn: ModelFn, y: Tensor, hidden: Tensor, mask: int, label_smoothing: float = 0.0
+    logits_fn: LogitsFn, ids: Tensor, is_masked: Tensor, mask_id: int, label_smoothing: float = 0.0
 ) -> Tensor:
-    """-log p(y) of the hidden tokens (Eq. 3), the mean over those of each picture, [B]."""
-    logits = model_fn(torch.where(hidden, mask, y), hidden)
+    """-log p(ids) of the masked tokens (Eq. 3), the mean over those of each picture, [B]."""
+    logits = logits_fn(torch.where(is_masked, mask_id, ids), is_masked)
     nll = F.cross_entropy(
-        logits.float(), y[hidden], reduction="none", label_smoothing=label_smoothing
+        logits.float(), ids[is_masked], reduction="none", label_smoothing=label_smoothing
     )
-    rows = torch.zeros(y.shape, dtype=nll.dtype, device=nll.device).masked_scatter(hidden, nll)
-    return rows.sum(dim=1) / hidden.sum(dim=1)
+    rows = torch.zeros(ids.shape, dtype=nll.dtype, device=nll.device).masked_scatter(is_masked, nll)
+    return rows.sum(dim=1) / is_masked.sum(dim=1)
 
 
-def walk_loss(model_fn: ModelFn, y: Tensor, mask: int, steps: int) -> Tensor:
-    """-log p(y) / steps, [B], where y [B, N] is drawn as `decode` does in undecided order.
+def walk_loss(logits_fn: LogitsFn, ids: Tensor, mask_id: int, steps: int) -> Tensor:
+    """-log p(ids) / steps, [B], where ids [B, L] is drawn as `decode` does in undecided order.
 
     From nothing but masks, each step but the last tells the token of which the network knows least,
     and the last one all others. So it learns where decoding takes it and what is drawn there, which
     random masks seldom ask for. Not from a paper.
     """
-    steps = min(steps, y.shape[1])
-    hidden = torch.ones_like(y, dtype=torch.bool)
-    total = torch.zeros(len(y), device=y.device)
+    steps = min(steps, ids.shape[1])
+    is_masked = torch.ones_like(ids, dtype=torch.bool)
+    total = torch.zeros(len(ids), device=ids.device)
     for step in range(steps):
-        logits = model_fn(torch.where(hidden, mask, y), hidden).float()  # [M, V]
-        drawn = hidden  # [B, N]
+        logits = logits_fn(torch.where(is_masked, mask_id, ids), is_masked).float()  # [M, V]
+        drawn = is_masked  # [B, L]
         if step < steps - 1:
             undecided = entropy(logits.detach())
-            score = torch.full(y.shape, -1.0, device=y.device).masked_scatter(hidden, undecided)
-            drawn = F.one_hot(score.argmax(dim=1), y.shape[1]).bool()
-        nll = F.cross_entropy(logits[drawn[hidden]], y[drawn], reduction="none")
-        rows = torch.zeros(y.shape, device=y.device).masked_scatter(drawn, nll)
+            score = torch.full(ids.shape, -1.0, device=ids.device).masked_scatter(
+                is_masked, undecided
+            )
+            drawn = F.one_hot(score.argmax(dim=1), ids.shape[1]).bool()
+        nll = F.cross_entropy(logits[drawn[is_masked]], ids[drawn], reduction="none")
+        rows = torch.zeros(ids.shape, device=ids.device).masked_scatter(drawn, nll)
         total = total + rows.sum(dim=1)
-        hidden = hidden & ~drawn
+        is_masked = is_masked & ~drawn
     return total / steps
 
 
 @torch.no_grad()
 def decode(
-    model_fn: Callable[[Tensor, Tensor, float], Tensor],
-    y: Tensor,
+    logits_fn: Callable[[Tensor, Tensor, float], Tensor],
+    ids: Tensor,
     rng: Uniform,
     *,
     K: int,
-    mask: int,
+    mask_id: int,
     steps: int,
     choice_temperature: float = 4.5,
     temperature: float = 1.0,
@@ -108,9 +110,9 @@ def decode(
     order: str = "confidence",
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Iterative decoding (section 3.2): y [B, N] with its masked tokens drawn, ids below K.
+    """Iterative decoding (section 3.2): ids [B, L] with its masked tokens drawn, ids below K.
 
-    model_fn is also told the share of the steps that are done, for guidance that grows. Each step
+    logits_fn is also told the share of the steps that are done, for guidance that grows. Each step
     draws every masked token, and masks again the least confident. Confidence is the log-probability
     of the token drawn, with Gumbel noise of scale choice_temperature that falls linearly to 0; it
     is infinite where the token was known. At least one token is masked again until the last step,
@@ -119,37 +121,37 @@ def decode(
     order, in place of confidence: `halton`, for square pictures, keeps tokens by a fixed rank;
     `undecided` keeps one token a step, of which the network knows least (the entropy of its
     distribution is largest), and all others in the last. temperature, top_p and entropy_cutoff: of
-    the draw of a token. Draws, 2 N for each step and picture, are in fp64, so that unlikely tokens
+    the draw of a token. Draws, 2 L for each step and picture, are in fp64, so that unlikely tokens
     and noise keep their shares.
     """
     gamma = ORDERS[order]
-    N = y.shape[1]
-    ranks = halton(math.isqrt(N)) if order == "halton" else None
-    unknown = (y == mask).sum(dim=1)  # [B], at the start
-    ids = y
+    L = ids.shape[1]
+    ranks = halton(math.isqrt(L)) if order == "halton" else None
+    unknown = (ids == mask_id).sum(dim=1)  # [B], at the start
+    full = ids  # with what was drawn
     for step in range(steps):
-        masked = y == mask
-        u_token, u_choice = (rng.uniform(N, dtype=torch.float64).to(y.device) for _ in range(2))
-        logits = model_fn(y, masked, step / steps)[:, :K].float()  # [M, K]
+        is_masked = ids == mask_id
+        u_token, u_choice = (rng.uniform(L, dtype=torch.float64).to(ids.device) for _ in range(2))
+        logits = logits_fn(ids, is_masked, step / steps)[:, :K].float()  # [M, K]
         among = cutoff(nucleus(logits / temperature, top_p), entropy_cutoff)
-        drawn, log_p = categorical(among, u_token[masked])
-        ids = y.masked_scatter(masked, drawn)
-        p = torch.ones_like(u_token).masked_scatter(masked, log_p.double().exp())
+        drawn, log_p = categorical(among, u_token[is_masked])
+        full = ids.masked_scatter(is_masked, drawn)
+        p = torch.ones_like(u_token).masked_scatter(is_masked, log_p.double().exp())
         ratio = (step + 1) / steps
         if ranks is not None:
-            score = -ranks.to(y.device).expand(y.shape)[masked].double()  # [M]
+            score = -ranks.to(ids.device).expand(ids.shape)[is_masked].double()  # [M]
         elif order == "undecided":
             score = entropy(logits).double()
         else:
-            gumbel = -(-u_choice[masked].log()).log()
+            gumbel = -(-u_choice[is_masked].log()).log()
             score = log_p.double() + choice_temperature * (1 - ratio) * gumbel
-        confidence = torch.full_like(p, torch.inf).masked_scatter(masked, score)
-        n = mask_count(unknown, masked.sum(dim=1), gamma(ratio))
-        again = lowest(confidence, n)
+        confidence = torch.full_like(p, torch.inf).masked_scatter(is_masked, score)
+        n_mask = mask_count(unknown, is_masked.sum(dim=1), gamma(ratio))
+        again = lowest(confidence, n_mask)
         if on_step:
-            on_step(step, ids, confidence, again, p)
-        y = torch.where(again, mask, ids)
-    return ids
+            on_step(step, full, confidence, again, p)
+        ids = torch.where(again, mask_id, full)
+    return full
 
 
 def mask_count(unknown: Tensor, masked: Tensor, gamma: float) -> Tensor:
@@ -161,7 +163,7 @@ def mask_count(unknown: Tensor, masked: Tensor, gamma: float) -> Tensor:
 
 
 def lowest(confidence: Tensor, n: Tensor) -> Tensor:
-    """The n [B] positions of least confidence [B, N]; of equal ones the first. [B, N] bool"""
+    """The n [B] positions of least confidence [B, L]; of equal ones the first. [B, L] bool"""
     ranks = confidence.argsort(dim=1, stable=True).argsort(dim=1)
     return ranks < n[:, None]
 
@@ -225,7 +227,7 @@ def guided(logits_c: Tensor, logits_u: Tensor, scale: float) -> Tensor:
 
 
 def halton(side: int) -> Tensor:
-    """The rank of each of side × side positions in the Halton sequence of bases 2 and 3, [N], so
+    """The rank of each of side × side positions in the Halton sequence of bases 2 and 3, [L], so
     that tokens kept together are far apart (Besnier et al. 2025)."""
     ranks = torch.full((side * side,), -1)
     rank = index = 0
@@ -248,6 +250,6 @@ def _van_der_corput(index: int, base: int) -> float:
     return value
 
 
-def grow(mask: Tensor) -> Tensor:
-    """A region of tokens [B, h, w] (bool) and all their neighbours."""
-    return F.max_pool2d(mask[:, None].float(), 3, stride=1, padding=1)[:, 0] > 0
+def grow(region: Tensor) -> Tensor:
+    """A region of tokens [B, H_z, W_z] (bool) and all their neighbours."""
+    return F.max_pool2d(region[:, None].float(), 3, stride=1, padding=1)[:, 0] > 0

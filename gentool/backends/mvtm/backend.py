@@ -52,7 +52,7 @@ class Backend(Conditioned):
         self.image = tokenizer.image
         self.shape = self.image.shape
         _check(config, self.shape)
-        self.K, self.N = self.image.size, self.image.length
+        self.K, self.L = self.image.size, self.image.length
         encoder = config.model.text.encoder
         self.captions = None
         if encoder != "none":
@@ -63,10 +63,10 @@ class Backend(Conditioned):
         # The vocabulary: codes, classes, the class that stands for none, and the mask, the last.
         classes = config.model.classes
         self.vocabulary = self.K + classes + bool(classes and config.masking.drop_condition) + 1
-        self.mask = self.vocabulary - 1
+        self.mask_id = self.vocabulary - 1
 
     def network(self) -> nn.Module:
-        length = self.N + bool(self.config.model.classes)
+        length = self.L + bool(self.config.model.classes)
         text = self.captions.encoder() if self.captions else None
         return MaskedTransformer(self.config.model, self.vocabulary, length, text)
 
@@ -87,8 +87,8 @@ class Backend(Conditioned):
 
     def collate(self, examples: Sequence[Picture | Tokens], rng: BatchRng) -> Batch:
         masking = self.config.masking
-        r, scores = rng.uniform(), rng.uniform(self.N)
-        batch = {"hidden": random_mask(r, scores, masking.schedule)}
+        r, scores = rng.uniform(), rng.uniform(self.L)
+        batch = {"is_masked": random_mask(r, scores, masking.schedule)}
         ids = [e.views[0].astype(np.int64) for e in examples if isinstance(e, Tokens)]
         if ids:
             batch["ids"] = torch.from_numpy(np.stack(ids))
@@ -97,16 +97,18 @@ class Backend(Conditioned):
         return batch | self.conditions(examples, rng)
 
     def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
-        ids = batch["ids"] if "ids" in batch else self.image.encode(batch["x"])  # [B, N]
+        ids = batch["ids"] if "ids" in batch else self.image.encode(batch["x"])  # [B, L]
         y, text = batch.get("y"), batch.get("text")
-        model_fn = partial(network, **self._told(y, text))
+        logits_fn = partial(network, **self._told(y, text))
         masking = self.config.masking
         smoothing = masking.label_smoothing
-        terms = {"nll": training_loss(model_fn, ids, batch["hidden"], self.mask, smoothing)}
+        terms = {"nll": training_loss(logits_fn, ids, batch["is_masked"], self.mask_id, smoothing)}
         if masking.walk:
             n = max(1, round(masking.walk_share * len(ids)))
             told = self._told(*(x if x is None else x[:n] for x in (y, text)))
-            walk = walk_loss(partial(network, **told), ids[:n], self.mask, self.config.sample.steps)
+            walk = walk_loss(
+                partial(network, **told), ids[:n], self.mask_id, self.config.sample.steps
+            )
             terms["walk"] = masking.walk * walk
         return terms
 
@@ -136,11 +138,11 @@ class Backend(Conditioned):
         self.check_guidance(sample.guidance_scale, y, text)
         network.eval()
         device = next(network.parameters()).device
-        tokens = torch.full((len(rng), self.N), self.mask)
+        tokens = torch.full((len(rng), self.L), self.mask_id)
         if x_0 is not None and hole is not None:
             assert isinstance(sample, DecodeConfig)
             tokens = self.image.encode(x_0.to(device)).cpu()
-            tokens[self._hidden(hole, sample.strength, rng)] = self.mask
+            tokens[self._hidden(hole, sample.strength, rng)] = self.mask_id
 
         def after(step: int, ids: Tensor, _: Tensor, again: Tensor, p: Tensor) -> None:
             again = again & (step + 1 < sample.steps)  # what the last step drew stays
@@ -153,7 +155,7 @@ class Backend(Conditioned):
             tokens.to(device),
             rng,
             K=self.K,
-            mask=self.mask,
+            mask_id=self.mask_id,
             steps=sample.steps,
             choice_temperature=sample.choice_temperature,
             temperature=sample.temperature,
@@ -191,8 +193,8 @@ class Backend(Conditioned):
         return torch.where(hole, x[chosen, rows], x_0)
 
     def _views(self, ids: Tensor, p: Tensor, again: Tensor) -> list[View]:
-        """The pictures of ids [n, N], of how likely each was, p [n, N], and which are masked again,
-        bool [n, N]."""
+        """The pictures of ids [n, L], of how likely each was, p [n, L], and which are masked again,
+        bool [n, L]."""
         pictures = to_uint8(self.image.decode(ids).float().cpu())
         side = self.image.side
         p_side, again_side = (
@@ -204,13 +206,13 @@ class Backend(Conditioned):
         ]
 
     def _hidden(self, hole: Tensor, strength: float, rng: BatchRng) -> Tensor:
-        """The tokens [B, N] of an edit to draw anew: those that hole [B, 1, H, W] touches and, but
+        """The tokens [B, L] of an edit to draw anew: those that hole [B, 1, H, W] touches and, but
         for a local encoder, their neighbours, which it told of what was there; a random share of
         them."""
         model = self.image.model
         touched = F.max_pool2d(hole.float(), model.factor)[:, 0] > 0  # [B, h, w]
         region = (touched if model.local else grow(touched)).flatten(1)
-        scores = rng.uniform(self.N).masked_fill(~region, torch.inf)
+        scores = rng.uniform(self.L).masked_fill(~region, torch.inf)
         n = (strength * region.sum(dim=1)).round().long()
         return lowest(scores, n)
 
@@ -242,15 +244,15 @@ class Backend(Conditioned):
         if "text" in told:
             told["text"] = network.get_submodule("text")(*told["text"])
 
-        def model_fn(ids: Tensor, hidden: Tensor, done: float) -> Tensor:
+        def logits_fn(ids: Tensor, is_masked: Tensor, done: float) -> Tensor:
             if len(conditions) == 1:
-                return network(ids, hidden, **told)
-            logits = network(torch.cat([ids, ids]), torch.cat([hidden, hidden]), **told)
+                return network(ids, is_masked, **told)
+            logits = network(torch.cat([ids, ids]), torch.cat([is_masked, is_masked]), **told)
             scale = guidance(sample.guidance_scale, sample.guidance_schedule, done)
             logits_c, logits_u = logits.chunk(2)
             return guided(logits_c, logits_u, scale)
 
-        return model_fn
+        return logits_fn
 
 
 def _check(config: Config, shape: tuple[int, int, int]) -> None:

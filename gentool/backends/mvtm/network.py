@@ -14,8 +14,8 @@ from gentool.nn.text import Encoded, TextEncoder
 
 
 class MaskedTransformer(nn.Module):
-    """logits = MaskedTransformer(ids, hidden, ...): ids [B, N]; hidden [B, N] (bool) says where
-    logits are wanted: [M, V], row by row.
+    """logits = MaskedTransformer(ids, is_masked, ...): ids [B, L]; is_masked [B, L] (bool) says
+    where logits are wanted: [M, V], row by row.
 
     What the picture is of: first [B, 1], an id; or text, captions, encoded or as the text encoder
     takes them.
@@ -24,7 +24,7 @@ class MaskedTransformer(nn.Module):
     def __init__(
         self, config: ModelConfig, vocabulary: int, length: int, text: TextEncoder | None = None
     ) -> None:
-        """vocabulary V; length N, and one more where there are classes."""
+        """vocabulary V; length L, and one more where there are classes."""
         super().__init__()
         d = config.hidden
         self.embedding = nn.Embedding(vocabulary, d)
@@ -50,13 +50,13 @@ class MaskedTransformer(nn.Module):
     def forward(
         self,
         ids: Tensor,
-        hidden: Tensor,
+        is_masked: Tensor,
         first: Tensor | None = None,
         text: Encoded | tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         if first is not None:
             ids = torch.cat([first, ids], dim=1)
-        h = self.embedding(ids) + self.positions[-ids.shape[1] :]  # [B, N or N + 1, d]
+        h = self.embedding(ids) + self.positions[-ids.shape[1] :]  # [B, L or L + 1, d]
         attends = None
         if text is not None:
             assert self.text and self.read
@@ -64,14 +64,14 @@ class MaskedTransformer(nn.Module):
             S = int(text.mask.sum(dim=1).max())  # of the longest: the rest is padding
             before = self.read(text.sequence[:, :S] + text.pooled[:, None])  # [B, S, d]
             seen = torch.ones_like(ids, dtype=torch.bool)
-            attends = torch.cat([text.mask[:, :S], seen], dim=1)[:, None, None]  # [B, 1, 1, S + N]
+            attends = torch.cat([text.mask[:, :S], seen], dim=1)[:, None, None]  # [B, 1, 1, S + L]
             h = torch.cat([before, h], dim=1)
         h = self.dropout(self.norm(h))
         for layer in self.layers:
             h = layer(h, attends)
-        h = self.last(h)[:, -hidden.shape[1] :]
+        h = self.last(h)[:, -is_masked.shape[1] :]
         # The widest product of all, so at the masked positions alone.
-        return F.linear(self.head(h[hidden]), self.embedding.weight, self.bias)
+        return F.linear(self.head(h[is_masked]), self.embedding.weight, self.bias)
 
 
 class Layer(nn.Module):
