@@ -171,7 +171,7 @@ def fill_lines(
         texts |= {number: [] for number, _ in todo}
         indices = [number for number, _ in todo]
         given = {
-            "w": torch.tensor([job.w for _, job in todo]),
+            "ids": torch.tensor([job.ids for _, job in todo]),
             "known": torch.tensor([job.known for _, job in todo]),
         }
         if recorder := how.get("recorder"):

@@ -268,9 +268,9 @@ def test_the_loss_asks_for_the_attributes_of_each_text_and_the_nll_is_of_all_con
     assert backend.loss(lambda x_t, t: -oracle(x_t, t), batch)["nll"].min() > 100
     first, *_, last = [record["loss"] for record in log_of(classifier)]
     assert last < 0.8 * first
-    E = load_checkpoint(text_run, "diffusion-lm").network.get_parameter("embedding.weight")
-    backend.check(E)
-    x, t = E.detach()[batch["w"]], torch.zeros(16, dtype=torch.long)
+    emb = load_checkpoint(text_run, "diffusion-lm").network.get_parameter("embedding.weight")
+    backend.check(emb)
+    x, t = emb.detach()[batch["ids"]], torch.zeros(16, dtype=torch.long)
     controls = ["relation=above", "place=center"]
     each = [backend.control_nll(loaded.network, [control])(x, t) for control in controls]
     assert torch.allclose(backend.control_nll(loaded.network, controls)(x, t), sum(each), atol=1e-5)

@@ -44,13 +44,13 @@ def chain():
 
 
 @pytest.fixture
-def E():
+def emb():
     return 2 * torch.randn(V, D, generator=generator("E"))
 
 
 @pytest.fixture
-def w():
-    return torch.randint(V, (64, L), generator=generator("w"))
+def ids():
+    return torch.randint(V, (64, L), generator=generator("ids"))
 
 
 @pytest.fixture
@@ -84,9 +84,9 @@ def network(backend):
 # --- the loss
 
 
-def test_the_true_embeddings_miss_x_0_by_its_noise_and_step_0_by_nothing(chain, E, w, noise):
+def test_the_true_embeddings_miss_x_0_by_its_noise_and_step_0_by_nothing(chain, emb, ids, noise):
     t = torch.arange(64) % T
-    loss = training_loss(lambda x_t, t: E[w], E, torch.zeros(V), w, t, *noise, chain)
+    loss = training_loss(lambda x_t, t: emb[ids], emb, torch.zeros(V), ids, t, *noise, chain)
     assert tuple(loss) == TERMS and all(term.shape == (64,) for term in loss.values())
     later = loss["reconstruction"][t > 0]
     assert later.mean().item() == pytest.approx(1 - chain.alpha_bar[0].item(), rel=0.05)
@@ -94,19 +94,19 @@ def test_the_true_embeddings_miss_x_0_by_its_noise_and_step_0_by_nothing(chain, 
 
 
 def test_the_least_noisy_step_is_asked_for_the_embedding_the_others_for_what_was_noised(
-    chain, E, w, noise
+    chain, emb, ids, noise
 ):
     t = torch.tensor([0, 1] * 32)
     sigma_0 = (1 - chain.alpha_bar[0]).sqrt().float()
-    x_0 = E[w] + sigma_0 * noise[0]
-    loss = training_loss(lambda x_t, t: x_0, E, torch.zeros(V), w, t, *noise, chain)
+    x_0 = emb[ids] + sigma_0 * noise[0]
+    loss = training_loss(lambda x_t, t: x_0, emb, torch.zeros(V), ids, t, *noise, chain)
     assert loss["reconstruction"].abs().max() < 1e-9
     expected = (sigma_0 * noise[0]).square().mean(dim=(1, 2))
     assert torch.allclose(loss["step_0"][t == 0], expected[t == 0], rtol=1e-4)
     assert (loss["step_0"][t == 1] == 0).all()
 
 
-def test_the_network_sees_x_t_and_the_small_terms_are_what_the_paper_says(chain, E, w, noise):
+def test_the_network_sees_x_t_and_the_small_terms_are_what_the_paper_says(chain, emb, ids, noise):
     t = torch.arange(64) % T
     bias = torch.randn(V, generator=generator("bias"))
     seen = {}
@@ -115,54 +115,56 @@ def test_the_network_sees_x_t_and_the_small_terms_are_what_the_paper_says(chain,
         seen["x_t"], seen["t"] = x_t, level
         return torch.zeros_like(x_t)
 
-    loss = training_loss(model_fn, E, bias, w, t, *noise, chain)
-    x_0 = E[w] + float((1 - chain.alpha_bar[0]).sqrt()) * noise[0]
+    loss = training_loss(model_fn, emb, bias, ids, t, *noise, chain)
+    x_0 = emb[ids] + float((1 - chain.alpha_bar[0]).sqrt()) * noise[0]
     assert torch.equal(seen["t"], t)
     a = chain.alpha_bar[t].float()[:, None, None]
     assert torch.allclose(seen["x_t"], a.sqrt() * x_0 + (1 - a).sqrt() * noise[1], atol=1e-5)
     last = float(chain.alpha_bar[-1].sqrt())
     assert torch.allclose(loss["prior"], (last * x_0).square().mean(dim=(1, 2)), rtol=1e-4)
-    log_p = (x_0 @ E.T + bias).log_softmax(dim=-1)
-    nll = -log_p.gather(2, w[:, :, None])[:, :, 0].mean(dim=1)
+    log_p = (x_0 @ emb.T + bias).log_softmax(dim=-1)
+    nll = -log_p.gather(2, ids[:, :, None])[:, :, 0].mean(dim=1)
     assert torch.allclose(loss["rounding"], nll, atol=1e-4)
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_every_term_trains_the_embeddings(chain, E, w, noise, term):
-    E.requires_grad_()
+def test_every_term_trains_the_embeddings(chain, emb, ids, noise, term):
+    emb.requires_grad_()
     t = torch.arange(64) % 2
-    loss = training_loss(lambda x_t, t: 0 * x_t, E, torch.zeros(V), w, t, *noise, chain)
-    (gradient,) = torch.autograd.grad(loss[term].sum(), E)
+    loss = training_loss(lambda x_t, t: 0 * x_t, emb, torch.zeros(V), ids, t, *noise, chain)
+    (gradient,) = torch.autograd.grad(loss[term].sum(), emb)
     assert (gradient.norm(dim=1) > 0).all()
 
 
-def test_reconstruction_trains_the_embeddings_through_the_networks_input_too(chain, E, w, noise):
-    E.requires_grad_()
+def test_reconstruction_trains_the_embeddings_through_the_networks_input_too(
+    chain, emb, ids, noise
+):
+    emb.requires_grad_()
     loss = training_loss(
-        lambda x_t, t: x_t, E, torch.zeros(V), w, torch.full((64,), 5), *noise, chain
+        lambda x_t, t: x_t, emb, torch.zeros(V), ids, torch.full((64,), 5), *noise, chain
     )
-    (gradient,) = torch.autograd.grad(loss["reconstruction"].sum(), E)
+    (gradient,) = torch.autograd.grad(loss["reconstruction"].sum(), emb)
     # d/dE |x_0 - (a x_0 + b eps)|^2 = 2 (1 - a) ((1 - a) x_0 - b eps), summed over where a word is
     a, b = float(chain.alpha_bar[5].sqrt()), float((1 - chain.alpha_bar[5]).sqrt())
-    x_0 = (E[w] + float((1 - chain.alpha_bar[0]).sqrt()) * noise[0]).detach()
+    x_0 = (emb[ids] + float((1 - chain.alpha_bar[0]).sqrt()) * noise[0]).detach()
     each = 2 * (1 - a) * ((1 - a) * x_0 - b * noise[1]) / (L * D)
-    expected = torch.zeros(V, D).index_add(0, w.flatten(), each.flatten(0, 1))
+    expected = torch.zeros(V, D).index_add(0, ids.flatten(), each.flatten(0, 1))
     assert torch.allclose(gradient, expected, atol=1e-4)
 
 
 def _distance_after(chain, terms):
     """Of two words whose embeddings begin as one, after training on `terms`."""
-    E = torch.ones(2, 4, requires_grad=True)
-    w = torch.tensor([[0, 1]] * 16)
+    emb = torch.ones(2, 4, requires_grad=True)
+    ids = torch.tensor([[0, 1]] * 16)
     t = torch.full((16,), 3)
-    optimizer = torch.optim.SGD([E], lr=0.5)
+    optimizer = torch.optim.SGD([emb], lr=0.5)
     for step in range(30):
         z, eps = torch.randn(2, 16, 2, 4, generator=generator("step", step))
-        loss = training_loss(lambda x_t, t: x_t, E, torch.zeros(2), w, t, z, eps, chain)
+        loss = training_loss(lambda x_t, t: x_t, emb, torch.zeros(2), ids, t, z, eps, chain)
         optimizer.zero_grad()
         sum(loss[term].mean() for term in terms).backward()
         optimizer.step()
-    return (E[0] - E[1]).norm().item()
+    return (emb[0] - emb[1]).norm().item()
 
 
 def test_rounding_pushes_equal_embeddings_apart_and_nothing_else_does(chain):
@@ -174,37 +176,37 @@ def test_rounding_pushes_equal_embeddings_apart_and_nothing_else_does(chain):
 # --- rounding
 
 
-def test_nearest_is_nearest_in_l2(E):
+def test_nearest_is_nearest_in_l2(emb):
     x = 2 * torch.randn(5, 9, D, generator=generator("x"))
-    E = E * torch.linspace(0.2, 3, V)[:, None]  # of different norms, so that the dot product errs
-    brute = (x[:, :, None] - E).square().sum(dim=-1).argmin(dim=-1)
-    assert torch.equal(nearest(x, E), brute)
-    assert not torch.equal((x @ E.T).argmax(dim=-1), brute)
-    assert torch.equal(nearest(E, E), torch.arange(V))
+    emb = emb * torch.linspace(0.2, 3, V)[:, None]  # so that the dot product errs
+    brute = (x[:, :, None] - emb).square().sum(dim=-1).argmin(dim=-1)
+    assert torch.equal(nearest(x, emb), brute)
+    assert not torch.equal((x @ emb.T).argmax(dim=-1), brute)
+    assert torch.equal(nearest(emb, emb), torch.arange(V))
 
 
-def test_rounding_is_the_tied_layer_with_its_bias_in_fp32_whatever_the_network_computes_in(E):
-    x, bias = E[None] + 0.1, torch.arange(V) / 10
-    expected = x @ E.T + bias
+def test_rounding_is_the_tied_layer_with_its_bias_in_fp32_whatever_the_network_computes_in(emb):
+    x, bias = emb[None] + 0.1, torch.arange(V) / 10
+    expected = x @ emb.T + bias
     with torch.autocast("cpu", torch.bfloat16):
-        found = rounding_logits(x, E, bias)
-        assert torch.equal(nearest(E.bfloat16(), E), torch.arange(V))
+        found = rounding_logits(x, emb, bias)
+        assert torch.equal(nearest(emb.bfloat16(), emb), torch.arange(V))
     assert found.dtype == torch.float32 and torch.allclose(found, expected, atol=1e-4)
-    w = torch.arange(V)[None]
-    each = F.cross_entropy(expected[0], w[0], reduction="none")
-    assert torch.allclose(rounding_nll(x, w, E, bias)[0], each, atol=1e-4)
+    ids = torch.arange(V)[None]
+    each = F.cross_entropy(expected[0], ids[0], reduction="none")
+    assert torch.allclose(rounding_nll(x, ids, emb, bias)[0], each, atol=1e-4)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("clamp", [0.0, 1.0])
 def test_what_is_denoised_to_the_true_embeddings_is_decoded_to_the_words(
-    chain, E, w, sampler, clamp
+    chain, emb, ids, sampler, clamp
 ):
     def model_fn(x_t, t):
-        return E[w] + 0.3 * torch.randn(x_t.shape, generator=generator("error"))
+        return emb[ids] + 0.3 * torch.randn(x_t.shape, generator=generator("error"))
 
     short = chain.respaced(8)
-    denoise = denoiser(model_fn, E, short, clamp=clamp)
+    denoise = denoiser(model_fn, emb, short, clamp=clamp)
     rng = BatchRng.for_samples(0, range(64))
     x = rng.normal(L, D)
     if sampler == "ancestral":
@@ -213,21 +215,23 @@ def test_what_is_denoised_to_the_true_embeddings_is_decoded_to_the_words(
         x = ddim(denoise, x, short, rng)
     else:
         x = dpm_solver_pp(denoise, x, short, rng)
-    assert torch.equal(nearest(x, E), w)
-    assert torch.allclose(x, E[w], atol=1e-5) == (clamp == 1.0)
+    assert torch.equal(nearest(x, emb), ids)
+    assert torch.allclose(x, emb[ids], atol=1e-5) == (clamp == 1.0)
 
 
 @pytest.mark.parametrize("clamp, steps", [(0.0, 0), (0.3, 3), (0.5, 5), (1.0, 10)])
-def test_the_clamp_acts_in_the_last_share_of_the_steps(chain, E, clamp, steps):
+def test_the_clamp_acts_in_the_last_share_of_the_steps(chain, emb, clamp, steps):
     short = chain.respaced(10)
     x_0_hat = torch.zeros(2, L, D) + 0.01
-    denoise = denoiser(lambda x_t, t: x_0_hat, E, short, clamp=clamp)
+    denoise = denoiser(lambda x_t, t: x_0_hat, emb, short, clamp=clamp)
     x_t = torch.zeros(2, L, D)
     clamped = [i for i in range(10) if not torch.equal(denoise(x_t, i).x_0, x_0_hat)]
     assert clamped == list(range(steps)), "0 is the least noisy step"
 
 
-def test_the_network_sees_the_clean_embeddings_of_what_is_known_at_the_original_level(chain, E, w):
+def test_the_network_sees_the_clean_embeddings_of_what_is_known_at_the_original_level(
+    chain, emb, ids
+):
     known = torch.rand(64, L, generator=generator("known")) < 0.5
     seen = {}
 
@@ -237,12 +241,14 @@ def test_the_network_sees_the_clean_embeddings_of_what_is_known_at_the_original_
 
     short = chain.respaced(10)
     x_t = torch.randn(64, L, D, generator=generator("x_t"))
-    x_0_hat = denoiser(model_fn, E, short, known=known, w=w)(x_t, 6).x_0
-    assert torch.equal(seen["x_t"][known], E[w][known])
+    x_0_hat = denoiser(model_fn, emb, short, known=known, ids=ids)(x_t, 6).x_0
+    assert torch.equal(seen["x_t"][known], emb[ids][known])
     assert torch.equal(seen["x_t"][~known], x_t[~known])
     assert (seen["t"] == short.timesteps[6]).all() and int(short.timesteps[6]) == 27
-    assert torch.equal(x_0_hat[known], E[w][known])
-    assert torch.equal(x_0_hat[~known], E[nearest(torch.zeros(D), E)].expand_as(x_0_hat[~known]))
+    assert torch.equal(x_0_hat[known], emb[ids][known])
+    assert torch.equal(
+        x_0_hat[~known], emb[nearest(torch.zeros(D), emb)].expand_as(x_0_hat[~known])
+    )
 
 
 # --- the network
@@ -304,13 +310,13 @@ def test_all_samplers_give_finite_numbers_in_any_number_of_steps(
 def test_what_is_given_stays_and_blanks_become_words(backend, network, tokenizer):
     network.bias.data[:5] = 100  # special tokens would win
     job = backend.blanks("a ___:3 red nonesuch ___")
-    assert job.w[6] == tokenizer.special("unk")
+    assert job.ids[6] == tokenizer.special("unk")
     ids, margins = backend.draw(
         network, BatchRng.for_samples(0, range(4)), DecodeConfig(steps=5),
-        w=torch.tensor([job.w] * 4), known=torch.tensor([job.known] * 4),
+        ids=torch.tensor([job.ids] * 4), known=torch.tensor([job.known] * 4),
     )  # fmt: skip
     known = torch.tensor(job.known)
-    assert (ids[:, known] == torch.tensor(job.w)[known]).all()
+    assert (ids[:, known] == torch.tensor(job.ids)[known]).all()
     assert (ids[:, ~known] >= 5).all() and int((~known).sum()) == 4
     assert margins[:, known].isinf().all() and margins[:, ~known].isfinite().all()
     free, _ = backend.draw(network, BatchRng.for_samples(0, range(4)), DecodeConfig(steps=5))
@@ -340,11 +346,11 @@ def test_a_line_ends_at_the_end_of_the_sentence(backend, tokenizer):
 
 def test_embeddings_that_collapse_are_told(backend, network):
     figures, warning = backend.watch(network)
-    E = network.embedding.weight.data
+    emb = network.embedding.weight.data
     assert warning == "" and set(figures) == {"embedding_norm", "embedding_distance"}
-    assert figures["embedding_norm"] == pytest.approx(E.norm(dim=1).mean().item())
-    assert figures["embedding_distance"] == pytest.approx(torch.pdist(E).min().item(), rel=1e-3)
-    E[7] = E[3] + 0.001
+    assert figures["embedding_norm"] == pytest.approx(emb.norm(dim=1).mean().item())
+    assert figures["embedding_distance"] == pytest.approx(torch.pdist(emb).min().item(), rel=1e-3)
+    emb[7] = emb[3] + 0.001
     figures, warning = backend.watch(network)
     assert figures["embedding_distance"] == pytest.approx(0.002, rel=0.2)
     assert "collapse" in warning and "\n" not in warning
@@ -366,19 +372,19 @@ def test_pairs_are_refused(tokenizer):
 def test_lines_with_blanks(tokenizer):
     a, red = tokenizer.encode("a red")
     job = parse("a ___ red ___:2", tokenizer, 9)
-    assert job.w == [2, a, 0, red, 0, 0, 3, 0, 0]
+    assert job.ids == [2, a, 0, red, 0, 0, 3, 0, 0]
     assert job.known == [True, True, False, True, False, False, True, True, True]
     assert job.filled([2, a, red, red, a, a, 3, 0, 0], tokenizer) == "a red red a a"
     odd = parse("  <pad>\t(___) [MASK] red_", tokenizer, 24)
     filled = odd.filled([red] * 24, tokenizer)
     assert filled == "  <pad>\t(red) [MASK] red_", "what is given comes back as it was"
-    assert not {0, 2, 3, 4} & {id for id, known in zip(odd.w[1:9], odd.known[1:9], strict=True)
+    assert not {0, 2, 3, 4} & {id for id, known in zip(odd.ids[1:9], odd.known[1:9], strict=True)
                                if known}, "no text is a special token"  # fmt: skip
 
 
 def test_lines_that_do_not_fit(tokenizer):
     assert parse("a " * 50, tokenizer, 9).blanks == (), "nothing is drawn for it"
-    assert len(parse("a ___:6", tokenizer, 9).w) == 9
+    assert len(parse("a ___:6", tokenizer, 9).ids) == 9
     for line in ("a ___:7", "a ___:0", "___:" + "9" * 5000, "a " * 8 + "___"):
         with pytest.raises(BadDataError):
             parse(line, tokenizer, 9)

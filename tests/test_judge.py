@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import log_of, trained, weights_of
 
 from gentool.checkpoint.load import load_checkpoint
@@ -106,10 +107,10 @@ def test_an_untrained_judge_finds_every_token_as_likely(run, texts):
 def test_each_token_counts_the_same_in_training(run):
     loaded = load_checkpoint(run, "judge")
     rows = [[2, 5, 6, 7, 3] + [0] * 19, [2, 3] + [0] * 22]
-    batch = {"w": torch.tensor(rows)}
-    logits = loaded.network(batch["w"])
+    batch = {"ids": torch.tensor(rows)}
+    logits = loaded.network(batch["ids"])
     each = torch.cat([
-        torch.nn.functional.cross_entropy(logits[i, : n - 1], batch["w"][i, 1:n], reduction="none")
+        F.cross_entropy(logits[i, : n - 1], batch["ids"][i, 1:n], reduction="none")
         for i, n in ((0, 5), (1, 2))
     ])  # fmt: skip
     loss = loaded.backend.loss(loaded.network, batch)["nll"]

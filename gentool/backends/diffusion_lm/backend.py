@@ -74,7 +74,7 @@ class Backend:
     def collate(self, examples: Sequence[Row], rng: BatchRng) -> Batch:
         shape = (self.length, self.config.model.embedding)
         return {
-            "w": torch.tensor([example.ids for example in examples]),
+            "ids": torch.tensor([example.ids for example in examples]),
             "t": rng.integers(self.chain.T),
             "z": rng.normal(*shape),
             "eps": rng.normal(*shape),
@@ -84,18 +84,18 @@ class Backend:
         core: Any = getattr(network, "module", network)  # of several processes
         return training_loss(
             self._model_fn(network), core.embedding.weight, core.bias,
-            batch["w"], batch["t"], batch["z"], batch["eps"], self.chain,
+            batch["ids"], batch["t"], batch["z"], batch["eps"], self.chain,
         )  # fmt: skip
 
     def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
         """Of the embeddings: their mean norm and the least distance between two, for the log, and a
         warning where two words have become one."""
-        E = network.get_parameter("embedding.weight").detach().float()
-        norm = E.norm(dim=1).mean().item()
+        emb = network.get_parameter("embedding.weight").detach().float()
+        norm = emb.norm(dim=1).mean().item()
         # The nearest to each is itself. Not all at once: 50,000 words have a billion distances.
         apart = min(
-            torch.cdist(rows, E).topk(2, largest=False).values[:, 1].min().item()
-            for rows in E.split(1024)
+            torch.cdist(rows, emb).topk(2, largest=False).values[:, 1].min().item()
+            for rows in emb.split(1024)
         )
         warning = ""
         if apart < CLOSE * norm:
@@ -121,39 +121,41 @@ class Backend:
         sample: DecodeConfig,
         on_step: OnStep | None = None,
         *,
-        w: Tensor | None = None,
+        ids: Tensor | None = None,
         known: Tensor | None = None,
         control_nll: ControlNll | None = None,
     ) -> tuple[Tensor, Tensor]:
         """One row of tokens for each generator in `rng`: ids [B, L], and by how much the token of
         each position leads the second in log-probability, [B, L], on the CPU.
 
-        w [B, L] with known [B, L]: tokens that are given; the others become words. control_nll:
+        ids [B, L] with known [B, L]: tokens that are given; the others become words. control_nll:
         what the rows are steered by; `sample` is a SampleConfig.
         Raises UsageError for what this model cannot do.
         """
         sample.check(self.chain.T)
-        if w is None and isinstance(sample, SampleConfig) and sample.length:
-            w, known = self._of_length(sample.length, len(rng))
+        if ids is None and isinstance(sample, SampleConfig) and sample.length:
+            ids, known = self._of_length(sample.length, len(rng))
         network.eval()
-        E, bias = network.get_parameter("embedding.weight"), network.get_parameter("bias")
-        device = E.device
-        w, known = (None if x is None else x.to(device) for x in (w, known))
+        emb, bias = network.get_parameter("embedding.weight"), network.get_parameter("bias")
+        device = emb.device
+        ids, known = (None if x is None else x.to(device) for x in (ids, known))
         chain = self.chain.respaced(sample.steps, sample.spacing)
-        denoise = denoiser(self._model_fn(network), E, chain, clamp=sample.clamp, known=known, w=w)
+        denoise = denoiser(
+            self._model_fn(network), emb, chain, clamp=sample.clamp, known=known, ids=ids
+        )
         x = rng.normal(self.length, self.config.model.embedding).to(device)
 
         def after(i: int, x_t: Tensor, x_0_hat: Tensor) -> None:
             def look(rows: Sequence[int]) -> list[View]:
                 mine = list(rows)
                 if i == 0:
-                    p_word = self._rounded(x_t[mine], E, bias, known).softmax(dim=-1)
+                    p_word = self._rounded(x_t[mine], emb, bias, known).softmax(dim=-1)
                 else:
                     sigma_0 = float((1 - self.chain.alpha_bar[0]).sqrt())
                     level = float(chain.alpha_bar_prev[i])
-                    p_word = word_posterior(x_t[mine], E, level, sigma_0)
-                given = None if w is None or known is None else (w[mine], known[mine])
-                return self._views(p_word, nearest(x_0_hat[mine], E), given)
+                    p_word = word_posterior(x_t[mine], emb, level, sigma_0)
+                given = None if ids is None or known is None else (ids[mine], known[mine])
+                return self._views(p_word, nearest(x_0_hat[mine], emb), given)
 
             if on_step:
                 on_step(look)
@@ -165,32 +167,32 @@ class Backend:
                 steps=sample.control_steps, rate=sample.control_rate,
             )  # fmt: skip
         x = walk(denoise, x, chain, rng, sample, variance="fixed_small", steer=steer, on_step=after)
-        best = self._rounded(x, E, bias, known).log_softmax(dim=-1).topk(2, dim=-1)
-        ids, margins = best.indices[..., 0], best.values[..., 0] - best.values[..., 1]
-        if known is not None and w is not None:
-            ids, margins = torch.where(known, w, ids), margins.masked_fill(known, torch.inf)
-        return ids.cpu(), margins.cpu()
+        best = self._rounded(x, emb, bias, known).log_softmax(dim=-1).topk(2, dim=-1)
+        found, margins = best.indices[..., 0], best.values[..., 0] - best.values[..., 1]
+        if known is not None and ids is not None:
+            found, margins = torch.where(known, ids, found), margins.masked_fill(known, torch.inf)
+        return found.cpu(), margins.cpu()
 
     @torch.no_grad()
     def bound(
         self, network: nn.Module, examples: Sequence[Row], rng: BatchRng, sample: DecodeConfig
     ) -> Iterator[tuple[str, Tensor]]:
-        """The terms of the bound on -log p(w): (which part it belongs to, bits of each row [B]),
+        """The terms of the bound on -log p(ids): (which part it belongs to, bits of each row [B]),
         one call of the network and one draw of noise for each step.
 
         With fewer steps than the chain's T it is the bound of that shorter chain.
         """
         sample.check(self.chain.T)
         network.eval()
-        E, bias = network.get_parameter("embedding.weight"), network.get_parameter("bias")
-        w = torch.tensor([example.ids for example in examples], device=E.device)
+        emb, bias = network.get_parameter("embedding.weight"), network.get_parameter("bias")
+        ids = torch.tensor([example.ids for example in examples], device=emb.device)
         chain = self.chain.respaced(sample.steps, sample.spacing)
-        denoise = denoiser(self._model_fn(network), E, chain, clamp=sample.clamp)
-        return bound(denoise, E, bias, w, chain, self.chain.alpha_bar[0], rng)
+        denoise = denoiser(self._model_fn(network), emb, chain, clamp=sample.clamp)
+        return bound(denoise, emb, bias, ids, chain, self.chain.alpha_bar[0], rng)
 
-    def _rounded(self, x: Tensor, E: Tensor, bias: Tensor, known: Tensor | None) -> Tensor:
+    def _rounded(self, x: Tensor, emb: Tensor, bias: Tensor, known: Tensor | None) -> Tensor:
         """The logits by which x [B, L, d] is read off, [B, L, V]."""
-        logits = rounding_logits(x, E, bias)
+        logits = rounding_logits(x, emb, bias)
         if known is not None:  # a blank is filled with words: the end of the sentence is given
             logits = logits.masked_fill(~self._words.to(logits.device), -torch.inf)
         return logits
@@ -199,16 +201,16 @@ class Backend:
         self, p_word: Tensor, lead: Tensor, given: tuple[Tensor, Tensor] | None
     ) -> list[View]:
         """The likeliest words of x_t by p_word [N, L, V], and those that x_0_hat leads to, [N, L],
-        with how likely x_t makes them. given: w and known [N, L], what the network sees instead."""
+        with how likely x_t makes them. given: ids and known [N, L], seen by the network instead."""
         found = {"x_t": p_word.argmax(dim=-1), "x_0_hat": lead}
         views: list[dict[str, Tokens]] = [{} for _ in lead]
-        for name, ids in found.items():
-            p = p_word.gather(2, ids[:, :, None])[:, :, 0]
+        for name, words in found.items():
+            p = p_word.gather(2, words[:, :, None])[:, :, 0]
             if given:
-                w, known = given
-                ids, p = torch.where(known, w, ids), p.masked_fill(known, 1.0)
+                ids, known = given
+                words, p = torch.where(known, ids, words), p.masked_fill(known, 1.0)
             masked = np.zeros(p.shape, dtype=bool)
-            rows = zip(views, p.float().cpu().numpy(), masked, ids.tolist(), strict=True)
+            rows = zip(views, p.float().cpu().numpy(), masked, words.tolist(), strict=True)
             for tokens, confidence, none, mine in rows:
                 tokens[name] = Tokens(confidence, none, self._shown(mine))
         return [View(tokens=tokens) for tokens in views]
@@ -238,11 +240,11 @@ class Backend:
                 f"--length {words}: this model's rows have room for {self.length - 2} tokens"
             )
         bos, eos, pad = (self.tokenizer.special(name) for name in ("bos", "eos", "pad"))
-        w = torch.full((n, self.length), pad)
-        w[:, 0], w[:, words + 1] = bos, eos
+        ids = torch.full((n, self.length), pad)
+        ids[:, 0], ids[:, words + 1] = bos, eos
         known = torch.ones(n, self.length, dtype=torch.bool)
         known[:, 1 : words + 1] = False
-        return w, known
+        return ids, known
 
     def _model_fn(self, network: Callable[..., Tensor]) -> ModelFn:
         # The network is told the noise level on the scale of a chain of 1000 steps.

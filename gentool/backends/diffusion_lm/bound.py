@@ -19,9 +19,9 @@ from gentool.diffusion.samplers import Denoise, Noise
 @torch.no_grad()
 def bound(
     denoise: Denoise,
-    E: Tensor,
+    emb: Tensor,
     bias: Tensor,
-    w: Tensor,
+    ids: Tensor,
     chain: Gaussian,
     alpha_bar_0: Tensor,
     rng: Noise,
@@ -29,21 +29,21 @@ def bound(
     """(part, bits of each row [B]): `prior` L_T, `kl` L_{t-1} of every step but the last, from the
     noisiest on, then `embedding` and `rounding`. Padding is part of a row.
 
-    E [V, d] and bias [V]; w [B, L]; alpha_bar_0: of the chain that E was trained with.
+    emb [V, d] and bias [V]; ids [B, L]; alpha_bar_0: of the chain that emb was trained with.
     """
-    m = F.embedding(w, E)  # [B, L, d]
+    m = F.embedding(ids, emb)  # [B, L, d]
     size = m[0].numel()
     variance_0 = float(1 - alpha_bar_0)
     x_0 = m + math.sqrt(variance_0) * rng.normal(*m.shape[1:]).to(m)
     yield "prior", size * prior_term(chain, x_0)
     for i in reversed(range(chain.T)):
-        t = torch.full((len(w),), i, device=w.device)
+        t = torch.full((len(ids),), i, device=ids.device)
         x_t = chain.q_sample(x_0, t, rng.normal(*m.shape[1:]).to(m))
         x_0_hat = denoise(x_t, i).x_0
         if i > 0:
             yield "kl", size * kl_term(chain, x_0, x_t, t, x_0_hat, "fixed_small")
     yield "embedding", embedding_term(m, x_0_hat, variance_0, float(chain.snr[0]))
-    yield "rounding", rounding_nll(x_0, w, E, bias).sum(dim=1) / math.log(2)
+    yield "rounding", rounding_nll(x_0, ids, emb, bias).sum(dim=1) / math.log(2)
 
 
 def embedding_term(m: Tensor, m_hat: Tensor, variance_0: float, snr: float) -> Tensor:

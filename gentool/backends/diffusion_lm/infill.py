@@ -16,7 +16,7 @@ class Infill:
 
     given: tuple[str, ...]  # the text before, between and after the blanks, as it stands
     blanks: tuple[tuple[int, int], ...]  # first position and number of tokens of each blank
-    w: list[int]  # [L] token ids, padding in the blanks
+    ids: list[int]  # [L] token ids, padding in the blanks
     known: list[bool]  # [L]
 
     def filled(self, ids: Sequence[int], tokenizer: Tokenizer) -> str:
@@ -35,18 +35,19 @@ def parse(line: str, tokenizer: Tokenizer, length: int) -> Infill:
     counts = [int(n[:9]) if n else 1 for n in pieces[1::2]]  # more digits are as much too many
     if 0 in counts:
         raise BadDataError("a blank of 0 tokens", "___ is a blank of one, ___:3 of three")
-    ids = [tokenizer.encode(text) for text in given]
-    n = sum(map(len, ids)) + sum(counts) + 2
+    encoded = [tokenizer.encode(text) for text in given]
+    n = sum(map(len, encoded)) + sum(counts) + 2
     if counts and n > length:
         raise BadDataError(
             f"{n} tokens with begin and end, this model's rows have {length}", "shorten it"
         )
     pad = tokenizer.special("pad")
-    w, known, blanks = [tokenizer.special("bos"), *ids[0]], [True] * (1 + len(ids[0])), []
-    for count, after in zip(counts, ids[1:], strict=True):
-        blanks.append((len(w), count))
-        w += [pad] * count + after
+    ids = [tokenizer.special("bos"), *encoded[0]]
+    known, blanks = [True] * len(ids), []
+    for count, after in zip(counts, encoded[1:], strict=True):
+        blanks.append((len(ids), count))
+        ids += [pad] * count + after
         known += [False] * count + [True] * len(after)
     rest = length - n
-    w += [tokenizer.special("eos")] + [pad] * rest
-    return Infill(tuple(given), tuple(blanks), w, known + [True] * (1 + rest))
+    ids += [tokenizer.special("eos")] + [pad] * rest
+    return Infill(tuple(given), tuple(blanks), ids, known + [True] * (1 + rest))

@@ -14,7 +14,7 @@ from gentool.nn.time import timestep_features
 class DiffusionTransformer(nn.Module):
     """x_0_hat = DiffusionTransformer(x_t, t): [B, L, d] both; t [B] on a scale of 0..1000.
 
-    Holds the embeddings too, E = `embedding.weight` [V, d], and the bias of the rounding [V], so
+    Holds the embeddings too, emb = `embedding.weight` [V, d], and the bias of the rounding [V], so
     that the average of the weights covers them.
     """
 

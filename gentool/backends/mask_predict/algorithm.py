@@ -1,7 +1,7 @@
 """Mask-Predict (Ghazvininejad et al. 2019): train to fill masks, decode by masking what is unsure.
 
 A target of N tokens, the end of the sentence among them, is a row of ids [B, L], padded. The model
-is P(Y_mask | Y_obs, X): `model_fn(ids, is_masked)` gives logits for the masked positions of ids
+is P(Y_mask | Y_obs, X): `logits_fn(ids, is_masked)` gives logits for the masked positions of ids
 [B, L] alone, [n_masked, V], row by row. It has the source X from whoever made it.
 """
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-ModelFn = Callable[[Tensor, Tensor], Tensor]
+LogitsFn = Callable[[Tensor, Tensor], Tensor]
 OnStep = Callable[[int, Tensor, Tensor, Tensor], None]
 """Is told of each pass: its number t, the ids [B, L] after it, their probabilities [B, L], and
 which were masked before it, bool [B, L]."""
@@ -73,7 +73,7 @@ def gold_lengths(N: Tensor, beam: int, longest: int) -> Tensor:
 
 @torch.no_grad()
 def mask_predict(
-    model_fn: ModelFn,
+    logits_fn: LogitsFn,
     N: Tensor,
     T: int,
     mask_id: int,
@@ -85,7 +85,7 @@ def mask_predict(
     ids, log_p = blank(N, mask_id, pad_id)
     for t in range(T):
         n = n_masked(N, t, T)
-        ids, log_p, is_masked = one_pass(model_fn, ids, log_p, N, n, mask_id)
+        ids, log_p, is_masked = one_pass(logits_fn, ids, log_p, N, n, mask_id)
         if on_step:
             on_step(t, ids, log_p.exp(), is_masked)
     return ids, log_p
@@ -93,7 +93,7 @@ def mask_predict(
 
 @torch.no_grad()
 def fast_mask_predict(
-    model_fn: Callable[[Tensor, Tensor, Tensor], Tensor],
+    logits_fn: Callable[[Tensor, Tensor, Tensor], Tensor],
     N: Tensor,
     length_log_p: Tensor,
     T: int,
@@ -108,14 +108,14 @@ def fast_mask_predict(
     passes in all, at least the first, and the later ones mask as many of its tokens as those of a
     target of u tokens.
 
-    model_fn(sources, ids, is_masked): sources [S] are those that the rows are of, as many rows for
+    logits_fn(sources, ids, is_masked): sources [S] are those that the rows are of, as many rows for
     each, one source after the other. Returns ids and log probabilities [B, L], N [B], and how many
     passes each source took, [B].
     """
     B, beam = N.shape
     sources, lengths = torch.arange(B, device=N.device), N.flatten()
     ids, log_p = blank(lengths, mask_id, pad_id)
-    ids, log_p, _ = one_pass(partial(model_fn, sources), ids, log_p, lengths, lengths, mask_id)
+    ids, log_p, _ = one_pass(partial(logits_fn, sources), ids, log_p, lengths, lengths, mask_id)
     joint = log_p.sum(dim=1).view(B, beam) + length_log_p
     best = (joint / N).argmax(dim=1)
     N = N[sources, best]
@@ -126,7 +126,7 @@ def fast_mask_predict(
         rows = (t < passes).nonzero()[:, 0]
         n = n_masked(u[rows], t, passes[rows])
         ids[rows], log_p[rows], _ = one_pass(
-            partial(model_fn, rows), ids[rows], log_p[rows], N[rows], n, mask_id
+            partial(logits_fn, rows), ids[rows], log_p[rows], N[rows], n, mask_id
         )
     return ids, log_p, N, passes
 
@@ -139,7 +139,7 @@ def blank(N: Tensor, mask_id: int, pad_id: int) -> tuple[Tensor, Tensor]:
 
 
 def one_pass(
-    model_fn: ModelFn, ids: Tensor, log_p: Tensor, N: Tensor, n: Tensor, mask_id: int
+    logits_fn: LogitsFn, ids: Tensor, log_p: Tensor, N: Tensor, n: Tensor, mask_id: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mask the n [R] least likely of N [R] tokens and predict them.
 
@@ -149,7 +149,7 @@ def one_pass(
     is_token = torch.arange(ids.shape[1], device=ids.device) < N[:, None]
     is_masked = least(log_p.masked_fill(~is_token, torch.inf), n)
     ids, log_p = ids.masked_fill(is_masked, mask_id), log_p.clone()
-    ids[is_masked], log_p[is_masked] = most_likely(model_fn(ids, is_masked))
+    ids[is_masked], log_p[is_masked] = most_likely(logits_fn(ids, is_masked))
     return ids, log_p, is_masked
 
 

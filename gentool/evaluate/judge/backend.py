@@ -47,10 +47,10 @@ class Backend:
         return row(source, index, self.tokenizer, self.config.data)
 
     def collate(self, examples: Sequence[Row], rng: BatchRng) -> Batch:
-        return {"w": torch.tensor([example.ids for example in examples])}
+        return {"ids": torch.tensor([example.ids for example in examples])}
 
     def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
-        nll, n = self._nll(network, batch["w"])
+        nll, n = self._nll(network, batch["ids"])
         # The mean over the batch is that over its tokens, so that each counts the same.
         return {"nll": nll / n.float().mean()}
 
@@ -73,16 +73,16 @@ class Backend:
         device = next(network.parameters()).device
         bos, eos = self.tokenizer.special("bos"), self.tokenizer.special("eos")
         rows = [[bos, *self.tokenizer.encode(text), eos][: self.length] for text in texts]
-        w = torch.tensor([ids + [self.pad] * (self.length - len(ids)) for ids in rows])
-        parts = [self._nll(network, part.to(device)) for part in w.split(BATCH)]
+        ids = torch.tensor([row + [self.pad] * (self.length - len(row)) for row in rows])
+        parts = [self._nll(network, part.to(device)) for part in ids.split(BATCH)]
         return (
             torch.cat([nll.double().cpu() for nll, _ in parts]),
             torch.cat([n.cpu() for _, n in parts]),
         )
 
-    def _nll(self, network: Callable[..., Tensor], w: Tensor) -> tuple[Tensor, Tensor]:
-        """-log p of each row w [B, L] after its first token, [B], and how many tokens, [B]."""
-        logits, after = network(w)[:, :-1], w[:, 1:]
+    def _nll(self, network: Callable[..., Tensor], ids: Tensor) -> tuple[Tensor, Tensor]:
+        """-log p of each row ids [B, L] after its first token, [B], and how many tokens, [B]."""
+        logits, after = network(ids)[:, :-1], ids[:, 1:]
         each = F.cross_entropy(
             logits.float().flatten(0, 1), after.flatten(), ignore_index=self.pad, reduction="none"
         )

@@ -49,7 +49,7 @@ class Backend:
         shape = (self.length, self.config.lm.embedding)
         true = [{f"{k}={v}" for k, vs in e.attributes.items() for v in vs} for e in examples]
         return {
-            "w": torch.tensor([example.ids for example in examples]),
+            "ids": torch.tensor([example.ids for example in examples]),
             "y": torch.tensor([[float(value in mine) for value in self.values] for mine in true]),
             "t": rng.integers(self.chain.T),
             "z": rng.normal(*shape),
@@ -58,7 +58,7 @@ class Backend:
 
     def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
         sigma_0 = float((1 - self.chain.alpha_bar[0]).sqrt())
-        x_0 = F.embedding(batch["w"], self._E.to(batch["z"].device)) + sigma_0 * batch["z"]
+        x_0 = F.embedding(batch["ids"], self._emb.to(batch["z"].device)) + sigma_0 * batch["z"]
         x_t = self.chain.q_sample(x_0, batch["t"], batch["eps"])
         logits = network(x_t, self._level(batch["t"]))
         # A text may have several values of an attribute, so each is a question of its own.
@@ -85,9 +85,9 @@ class Backend:
 
         return nll
 
-    def check(self, E: Tensor) -> None:
-        """Raise BadCheckpointError unless E [V, d] are the embeddings it was trained on."""
-        if tensors_hash({"E": E}) != self.config.lm.embeddings:
+    def check(self, emb: Tensor) -> None:
+        """Raise BadCheckpointError unless emb [V, d] are the embeddings it was trained on."""
+        if tensors_hash({"E": emb}) != self.config.lm.embeddings:
             raise BadCheckpointError(
                 "the classifier was trained on the embeddings of another diffusion-lm checkpoint",
                 "`gentool train diffusion-lm-control --set lm.checkpoint=DIR` trains one for this",
@@ -113,11 +113,11 @@ class Backend:
         return t * (1000 / self.chain.T)
 
     @cached_property
-    def _E(self) -> Tensor:
+    def _emb(self) -> Tensor:
         """The embeddings of the diffusion-lm, which stay as they are; for training alone."""
         path = find_checkpoint(
             self.config.lm.checkpoint or None, "diffusion-lm", "--set lm.checkpoint="
         )
-        E = load_checkpoint(path, "diffusion-lm").network.get_parameter("embedding.weight")
-        self.check(E)
-        return E.detach()
+        emb = load_checkpoint(path, "diffusion-lm").network.get_parameter("embedding.weight")
+        self.check(emb)
+        return emb.detach()
