@@ -198,7 +198,7 @@ def test_fast_lets_references_choose_among_lengths(backend):
 
 
 def table_model(seed, rows, L):
-    """A model_fn that answers from a table, whatever it sees, and the table: [rows, L, V]."""
+    """A logits_fn that answers from a table, whatever it sees, and the table: [rows, L, V]."""
     table = torch.randn(rows, L, V, generator=generator("table", seed))
     return (lambda ids, is_masked: table[is_masked]), table
 
@@ -214,9 +214,9 @@ def test_counts_of_section_8():
 
 
 def test_one_pass_is_the_argmax_everywhere():
-    model_fn, table = table_model(0, 3, 6)
+    logits_fn, table = table_model(0, 3, 6)
     N = torch.tensor([6, 3, 4])
-    ids, log_p = mask_predict(model_fn, N, 1, MASK, PAD)
+    ids, log_p = mask_predict(logits_fn, N, 1, MASK, PAD)
     is_token = torch.arange(6) < N[:, None]
     assert torch.equal(ids[is_token], table.argmax(-1)[is_token])
     assert torch.equal(ids[~is_token], torch.full_like(ids[~is_token], PAD))
@@ -228,7 +228,7 @@ def test_kept_tokens_keep_token_and_probability_and_pads_never_change():
     g = generator("loop")
     N, T, seen = torch.tensor([9, 4, 7, 2]), 5, []
 
-    def model_fn(ids, is_masked):
+    def logits_fn(ids, is_masked):
         assert (ids[is_masked] == MASK).all() and (ids[~is_masked] != MASK).all()
         return 4 * torch.randn(int(is_masked.sum()), V - 5, generator=g).repeat_interleave(1, 0)
 
@@ -236,7 +236,7 @@ def test_kept_tokens_keep_token_and_probability_and_pads_never_change():
         seen.append((t, ids.clone(), p.clone(), is_masked.clone()))
 
     final, log_p = mask_predict(
-        lambda ids, m: torch.nn.functional.pad(model_fn(ids, m), (5, 0), value=-9), N, T, MASK, PAD,
+        lambda ids, m: torch.nn.functional.pad(logits_fn(ids, m), (5, 0), value=-9), N, T, MASK, PAD,
         on_step,
     )  # fmt: skip
     assert [t for t, *_ in seen] == list(range(T))
