@@ -8,6 +8,11 @@ from gentool.errors import UsageError, nearest
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
+# Gradients of unlikely words fall below the least normal number, and a CPU takes a hundred times as
+# long for a product of such (benchmarks/denormals.py): they count as 0. Said on import, as torch's
+# threads are as the one that makes them, with its first large operation.
+torch.set_flush_denormal(True)
+
 
 def pick_device(name: str) -> torch.device:
     """`auto` is a GPU where there is one. Raises UsageError for a device that is not there."""

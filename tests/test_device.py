@@ -18,3 +18,7 @@ def test_auto_is_bf16_on_a_gpu_that_has_it_and_never_on_a_cpu(has_bf16, monkeypa
         assert use_bf16("bf16", chosen) and not use_bf16("fp32", chosen)
     with pytest.raises(UsageError, match="bf61"):
         use_bf16("bf61", CPU)
+
+
+def test_numbers_below_the_least_normal_one_count_as_0():
+    assert float(torch.full((), 1e-39) * 1) == 0 and float(torch.full((), 1e-37) * 1) > 0
