@@ -1,5 +1,6 @@
 """`results.jsonl`: one line per figure, with what it takes to get it again."""
 
+import fcntl
 import json
 import os
 import platform
@@ -13,10 +14,12 @@ RESULTS = HERE / "results.jsonl"
 
 def append(name: str, command: str, figures: list[dict[str, Any]]) -> None:
     """Add the figures of one command under `name`; those it had before under it are replaced."""
-    kept = [line for line in read() if line["name"] != name]
     facts = {"name": name, "command": command, "commit": commit(), "machine": machine()}
-    lines = kept + [facts | figure for figure in figures]
-    RESULTS.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    with RESULTS.open("a") as lock:  # two benchmarks at once would lose lines
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        kept = [line for line in read() if line["name"] != name]
+        lines = kept + [facts | figure for figure in figures]
+        RESULTS.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def read() -> list[dict[str, Any]]:

@@ -236,8 +236,8 @@ def test_kept_tokens_keep_token_and_probability_and_pads_never_change():
         seen.append((t, ids.clone(), p.clone(), is_masked.clone()))
 
     final, log_p = mask_predict(
-        lambda ids, m: torch.nn.functional.pad(logits_fn(ids, m), (5, 0), value=-9), N, T, MASK, PAD,
-        on_step,
+        lambda ids, m: torch.nn.functional.pad(logits_fn(ids, m), (5, 0), value=-9),
+        N, T, MASK, PAD, on_step,
     )  # fmt: skip
     assert [t for t, *_ in seen] == list(range(T))
     is_token = torch.arange(9) < N[:, None]

@@ -79,9 +79,11 @@ class Request:
         made = self.drawn_with()
         return [Figure(k, v, self.num, self.seed, None, made) for k, v in values.items()]
 
-    def held_out_texts(self, source: Data) -> list[Text]:
-        """`num` texts of the held-out data (all of them, if there are fewer), always the same."""
-        places = open_stream(source, SEED).next(min(self.num, source.size or self.num))
+    def held_out_texts(self, source: Data, least: int = 0) -> list[Text]:
+        """`num` texts of the held-out data or `least` (all of them, if there are fewer), always the
+        same."""
+        n = max(self.num, least)
+        places = open_stream(source, SEED).next(min(n, source.size or n))
         texts = [place.source[place.index] for place in places]
         return [text for text in texts if not text.empty]
 

@@ -22,6 +22,7 @@ from gentool.tokenizers.words import split
 from gentool.training.validation import BATCH, held_out_examples
 
 MOST_COMPARED = 128  # texts that are compared with one another
+READ = 5000  # held-out texts, or more, in which a control is looked for: some attributes are rare
 
 
 def scenes(request: Request) -> list[Figure]:
@@ -65,7 +66,7 @@ def control(request: Request) -> list[Figure]:
         {"control": rates.pop("all")} | {f"control[{name}]": rate for name, rate in rates.items()}
     )
     source, split = request.held_out()
-    texts = request.held_out_texts(source)
+    texts = request.held_out_texts(source, READ)
     made = {"data": source.fingerprint}
     for wanted in controls.wanted:
         name, _, value = wanted.partition("=")
