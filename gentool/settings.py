@@ -71,8 +71,10 @@ def refuse_idle(section: Any, named: Tree) -> None:
         if field.name in named and other and getattr(section, other) in values:
             option, beside = (OPTION + name.replace("_", "-") for name in (field.name, other))
             value = getattr(section, other)
-            now = f"with {beside} {value}" if value is not False else f"without {beside}"
-            raise UsageError(f"{option} does nothing {now}", f"leave it out, or change {beside}")
+            now, mend = f"with {beside} {value}", f"change {beside}"
+            if value is False:
+                now, mend = f"without {beside}", f"add {beside}"
+            raise UsageError(f"{option} does nothing {now}", f"leave it out, or {mend}")
 
 
 def to_tree(config: Any) -> Tree:
