@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentool.errors import UsageError
+from gentool.nn.attention import EncoderLayer
 from gentool.nn.config import TextConfig
 from gentool.tokenizers import Tokenizer
 from gentool.tokenizers.huggingface import HuggingFace, translated
@@ -92,12 +93,9 @@ class TextEncoder(nn.Module):
             self.nearby = nn.Conv1d(D, D, 9, padding=4)
             # Captions say how a picture is to be, in few words: there is nothing to drop out.
             self.layers = nn.ModuleList(
-                nn.TransformerEncoderLayer(
-                    D, config.heads, 4 * D, dropout=0.0, activation="gelu",
-                    batch_first=True, norm_first=True,
-                )
+                EncoderLayer(D, config.heads, dropout=0.0, norm_first=True)
                 for _ in range(config.layers)
-            )  # fmt: skip
+            )
         self.norm = nn.LayerNorm(D)
         self.pool = nn.Linear(D, D)
 
@@ -108,7 +106,7 @@ class TextEncoder(nn.Module):
             h = (h + self.positions) * kept
             h = h + F.gelu(self.nearby(h.transpose(1, 2))).transpose(1, 2)
         for layer in self.layers:
-            h = layer(h, src_key_padding_mask=~mask)
+            h = layer(h, ~mask)
         h = self.norm(h)
         mean = (h * kept).sum(dim=1) / kept.sum(dim=1)  # [B, D]
         return Encoded(h, mask, self.pool(mean))

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentool.backends.ddpm import ModelConfig
+from gentool.nn.attention import attend
 from gentool.nn.text import Encoded, TextEncoder
 from gentool.nn.time import timestep_features
 
@@ -194,7 +195,7 @@ class Attention(nn.Module):
         h = self.norm(x).flatten(2).transpose(1, 2)  # [B, L, C], L = h·w
         qkv = self.qkv(h).unflatten(-1, (3, self.heads, C // self.heads))  # [B, L, 3, N, C/N]
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, N, L, C/N]
-        h = F.scaled_dot_product_attention(q, k, v)
+        h = attend(q, k, v)
         h = self.out(h.transpose(1, 2).flatten(2))  # [B, L, C]
         return x + h.transpose(1, 2).unflatten(2, (height, width))
 
@@ -216,7 +217,7 @@ class CrossAttention(nn.Module):
         q = self.q(self.norm(x).flatten(2).transpose(1, 2)).unflatten(-1, heads).transpose(1, 2)
         k, v = self.kv(text.sequence).unflatten(-1, (2, *heads)).permute(2, 0, 3, 1, 4)
         # q [B, N, h·w, C/N]; k and v [B, N, L, C/N]; the mask broadcasts over heads and positions
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=text.mask[:, None, None])
+        h = attend(q, k, v, text.mask[:, None, None])
         h = self.out(h.transpose(1, 2).flatten(2))  # [B, h·w, C]
         return x + h.transpose(1, 2).unflatten(2, (height, width))
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gentool.backends.diffusion_lm import ModelConfig
+from gentool.nn.attention import EncoderLayer
 from gentool.nn.time import timestep_features
 
 
@@ -31,12 +32,7 @@ class DiffusionTransformer(nn.Module):
         self.norm = nn.LayerNorm(H)
         self.dropout = nn.Dropout(config.dropout)
         self.layers = nn.Sequential(
-            *(
-                nn.TransformerEncoderLayer(
-                    H, config.heads, 4 * H, config.dropout, activation="gelu", batch_first=True
-                )
-                for _ in range(config.layers)
-            )
+            *(EncoderLayer(H, config.heads, dropout=config.dropout) for _ in range(config.layers))
         )
         self.down = nn.Sequential(nn.Linear(H, H), nn.Tanh(), nn.Linear(H, d))
 

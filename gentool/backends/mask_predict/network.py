@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentool.backends.mask_predict import ModelConfig
+from gentool.nn.attention import attend
 
 STD = 0.02  # of initial weights, as in BERT
 
@@ -155,7 +156,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, keys_values: KeysValues, bias: Tensor) -> Tensor:
         """x [B, L, D], bias [B, 1, 1, S]."""
         q = self._split(self.query(x))
-        out = F.scaled_dot_product_attention(q, *keys_values, attn_mask=bias.to(q.dtype))
+        out = attend(q, *keys_values, bias.to(q.dtype))
         return self.out(out.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:

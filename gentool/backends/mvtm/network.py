@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentool.backends.mvtm import ModelConfig
+from gentool.nn.attention import attend
 from gentool.nn.text import Encoded, TextEncoder
 
 
@@ -98,7 +99,7 @@ class Layer(nn.Module):
     def _attention(self, h: Tensor, attends: Tensor | None) -> Tensor:
         q, k, v = self.qkv(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         p = self.dropout.p if self.training else 0.0
-        h = F.scaled_dot_product_attention(q, k, v, attends, dropout_p=p)  # [B, heads, L, d/heads]
+        h = attend(q, k, v, attends, p)  # [B, heads, L, d/heads]
         return self.dropout(self.out(h.transpose(1, 2).flatten(2)))
 
     def _feed_forward(self, h: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from gentool.backends.diffusion_lm.classifier import ModelConfig
+from gentool.nn.attention import EncoderLayer
 from gentool.nn.time import timestep_features
 
 
@@ -23,13 +24,10 @@ class ControlClassifier(nn.Module):
         self.positions = nn.Parameter(0.02 * torch.randn(1 + length, H))
         self.layers = nn.Sequential(
             *(
-                nn.TransformerEncoderLayer(
-                    H, config.heads, 4 * H, config.dropout,
-                    activation="gelu", batch_first=True, norm_first=True,
-                )
+                EncoderLayer(H, config.heads, dropout=config.dropout, norm_first=True)
                 for _ in range(config.layers)
             )
-        )  # fmt: skip
+        )
         self.norm = nn.LayerNorm(H)
         self.head = nn.Linear(H, len(config.values))
 
