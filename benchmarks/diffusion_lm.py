@@ -27,7 +27,7 @@ from results import append
 from timing import alternate, synchronize
 from torch import Tensor
 
-from gentool.backends.diffusion_lm import ModelConfig
+from gentool.backends.diffusion_lm import DecodeConfig, ModelConfig
 from gentool.backends.diffusion_lm.algorithm import denoiser
 from gentool.backends.diffusion_lm.network import DiffusionTransformer
 from gentool.checkpoint.load import Loaded, find_checkpoint, load_checkpoint
@@ -282,7 +282,7 @@ def infill(loaded: Loaded, options: Any) -> Figures:
     """500 captions of the test split with one to three words blank, filled; the control has words
     of the vocabulary in the blanks, each as likely."""
     source = SceneTexts("test", "en")
-    given, filled, chance = [], [], []
+    given, chance = [], []
     known = [loaded.tokenizer.token(i) for i in range(5, loaded.tokenizer.size)]  # type: ignore
     for number in range(500):
         rng = random.Random(number)
@@ -291,22 +291,24 @@ def infill(loaded: Loaded, options: Any) -> Figures:
             words[place] = "___"
         given.append(words)
         chance.append([rng.choice(known) if word == "___" else word for word in words])
-    settings = sample_settings(loaded, {"steps": 200})
     lines = [" ".join(words) for words in given]
-    for _, texts in fill_lines(loaded, lines, 0, settings, 1, batch_size=BATCH):
-        filled.append(texts[0].split())
-    kept = [len(before) == len(after) and all(a in ("___", b) for a, b in
-                                              zip(before, after, strict=True))
-            for before, after in zip(given, filled, strict=True)]  # fmt: skip
-    values = {
-        "given words kept": sum(kept) / 500,
-        "grammatical": sum(parse_caption(" ".join(words)) is not None for words in filled) / 500,
-        "grammatical[words at random]": sum(
-            parse_caption(" ".join(words)) is not None for words in chance
-        ) / 500,
-    }  # fmt: skip
+    values = {"grammatical[words at random]": grammatical(chance)}
+    for seen in ("clean", "noised"):
+        settings = sample_settings(loaded, {"steps": 200, "given": seen}, DecodeConfig)
+        drawn = fill_lines(loaded, lines, 0, settings, 1, batch_size=BATCH)
+        filled = [texts[0].split() for _, texts in drawn]
+        kept = [len(before) == len(after) and all(a in ("___", b) for a, b in
+                                                  zip(before, after, strict=True))
+                for before, after in zip(given, filled, strict=True)]  # fmt: skip
+        values[f"given words kept[{seen}]"] = sum(kept) / 500
+        values[f"grammatical[{seen}]"] = grammatical(filled)
     return [{"metric": k, "value": v, "n": 500, "seed": 0, "split": "test"}
             for k, v in values.items()]  # fmt: skip
+
+
+def grammatical(lines: list[list[str]]) -> float:
+    """The share of them that are captions."""
+    return sum(parse_caption(" ".join(words)) is not None for words in lines) / len(lines)
 
 
 def control(loaded: Loaded, options: Any) -> Figures:

@@ -68,7 +68,7 @@ def refuse_idle(section: Any, named: Tree) -> None:
     """Raise UsageError if one of the options that were named does nothing beside the others."""
     for field in dataclasses.fields(section):
         other, *values = field.metadata.get("idle") or ("",)
-        if field.name in named and other and getattr(section, other) in values:
+        if field.name in named and other and getattr(section, other, None) in values:
             option, beside = (OPTION + name.replace("_", "-") for name in (field.name, other))
             value = getattr(section, other)
             now, mend = f"with {beside} {value}", f"change {beside}"

@@ -44,6 +44,7 @@ def test_init_of_another_backend(cli, other):
         (("sample", "ddpm", "--sampler", "ancestral", "--eta", "0"), "--sampler ancestral"),
         (("sample", "ddpm", "--guidance-from", "0.1"), "--guidance-scale 1.0"),
         (("sample", "mvtm", "--choice-temperature", "2"), "--order undecided"),
+        (("sample", "diffusion-lm", "--given", "noised"), "--length 0"),
         (("eval", "mvtm", "--guidance-schedule", "linear"), "--guidance-scale 1.0"),
         (("eval", "scenes", "--images", ".", "--gate", "foo"), "--gate"),
         (("eval", "images", ".", "--ref", ".", "--features", "x", "--gate", "foo"), "--gate"),

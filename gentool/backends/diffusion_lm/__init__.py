@@ -48,6 +48,12 @@ class DecodeConfig(Denoising):
     clamp: float = setting(
         1.0, "last share of the steps in which x_0 moves to the nearest words", low=0.0, high=1.0
     )
+    given: str = setting(
+        "clean",
+        "given words are seen clean, as in the authors' code, or noised, as in training",
+        choices=("clean", "noised"),
+        idle=("length", 0),  # an option of `sample`: what `decode` fills always has given words
+    )
 
 
 @dataclass

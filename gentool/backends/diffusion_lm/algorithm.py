@@ -91,19 +91,20 @@ def denoiser(
     clamp: float = 1.0,
     known: Tensor | None = None,
     ids: Tensor | None = None,
+    noised: bool = False,
 ) -> Denoise:
     """What the samplers ask for: x_0_hat, moved to the nearest word (the clamping trick, section
     4.2), and the words that are given kept in place (infilling).
 
     clamp: do so in this last share of the steps; 1 is always, as the authors do, 0 never.
     known [B, L] bool and ids [B, L]: positions whose token is given; the network sees their clean
-    embeddings at every noise level, as in the authors' code.
+    embeddings at every noise level, as in the authors' code. noised: it sees them as in training,
+    q(x_t | Emb(w)), which is what a sampler makes of an x_0_hat that is always Emb(w).
     """
-
     given = None if ids is None else F.embedding(ids, emb)
 
     def denoise(x_t: Tensor, i: int) -> Denoised:
-        if known is not None and given is not None:
+        if known is not None and given is not None and not noised:
             x_t = torch.where(known[:, :, None], given, x_t)
         t = torch.full((len(x_t),), int(chain.timesteps[i]), device=x_t.device)
         x_0_hat = model_fn(x_t, t)

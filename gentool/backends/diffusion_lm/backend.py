@@ -141,8 +141,9 @@ class Backend:
         ids, known = (None if x is None else x.to(device) for x in (ids, known))
         chain = self.chain.respaced(sample.steps, sample.spacing)
         denoise = denoiser(
-            self._model_fn(network), emb, chain, clamp=sample.clamp, known=known, ids=ids
-        )
+            self._model_fn(network), emb, chain,
+            clamp=sample.clamp, known=known, ids=ids, noised=sample.given == "noised",
+        )  # fmt: skip
         x = rng.normal(self.length, self.config.model.embedding).to(device)
 
         def after(i: int, x_t: Tensor, x_0_hat: Tensor) -> None:
