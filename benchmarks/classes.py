@@ -1,6 +1,7 @@
-"""The grid of classes in docs/ddpm.md: a class a row, at three guidance scales.
+"""The grids of classes in docs/ddpm.md and docs/mvtm.md: a class a row, at three guidance scales.
 
-python benchmarks/classes.py runs/ddpm-cifar10-small
+python benchmarks/classes.py runs/ddpm-cifar10-small cifar10-classes.png
+python benchmarks/classes.py runs/mvtm-cifar10 cifar10-mvtm.png
 """
 
 import json
@@ -13,17 +14,20 @@ from PIL import Image
 
 DOCS = Path(__file__).parents[1] / "docs"
 SCALES = ("1", "2", "4")
+STEPS = {"ddpm": "30", "mvtm": "12"}
 GAP = 12
 
 
-def main(run: str) -> None:
-    labels = json.loads((Path(run) / "config.json").read_text())["data"]["labels"]
+def main(run: str, name: str) -> None:
+    config = json.loads((Path(run) / "config.json").read_text())
+    backend, labels = config["backend"], config["data"]["labels"]
     classes = [part for label in labels for part in ("--class", label)]
     grids = []
     with tempfile.TemporaryDirectory() as folder:
         for scale in SCALES:
             path = Path(folder) / f"{scale}.png"
-            command = ["gentool", "sample", "ddpm", "-c", run, "-n", "8", *classes, "--steps", "30"]
+            command = ["gentool", "sample", backend, "-c", run, "-n", "8", *classes]
+            command += ["--steps", STEPS[backend]]
             subprocess.run(
                 [*command, "--guidance-scale", scale, "--out", str(path), "--quiet"], check=True
             )
@@ -34,7 +38,7 @@ def main(run: str) -> None:
     for grid in grids:
         sheet.paste(grid, (left, 0))
         left += grid.width + GAP
-    sheet.save(DOCS / "cifar10-classes.png", optimize=True)
+    sheet.save(DOCS / name, optimize=True)
 
 
 main(*sys.argv[1:])

@@ -114,21 +114,18 @@ class Conditioned(ABC):
     ) -> None:
         """Pictures as a grid, STEM.png, and the captions that they are drawn for, STEM.txt."""
         rng = BatchRng.for_samples(0, range(SHOWN))
-        y, text = self._shown(SHOWN, folder / f"{stem}.txt")
-        images = self.draw(network, rng, self.config.sample, lambda *_: poll(), y=y, text=text)
-        grid(to_uint8(images)).save(folder / f"{stem}.png")
-
-    def _shown(self, n: int, texts: Path) -> tuple[Tensor | None, Tensor | None]:
-        """What n previews are drawn for: each class in turn, held-out captions, which are written
-        to `texts`."""
-        y = torch.arange(n) % self.classes if self.classes else None
-        text = None
+        y = torch.arange(SHOWN) % self.classes if self.classes else None  # each class in turn
+        lines: list[str] = []
         if self.captions:
-            lines = [example.caption for example in consecutive(self._held_out, 0, n)]
-            lines = (n * lines)[:n]
-            text = self.captions.rows(lines)
-            texts.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return y, text
+            lines = [example.caption for example in consecutive(self._held_out, 0, SHOWN)]
+            lines = (SHOWN * lines)[:SHOWN]
+        text = self.captions.rows(lines) if self.captions else None
+        images = self.draw(network, rng, self.config.sample, lambda *_: poll(), y=y, text=text)
+        # Nothing before it is drawn: what is there tells a resumed run that this preview is done.
+        grid(to_uint8(images)).save(folder / f"{stem}.png")
+        if lines:
+            captions = "\n".join(lines) + "\n"
+            (folder / f"{stem}.txt").write_text(captions, encoding="utf-8")
 
 
 def label(example: Described) -> int:

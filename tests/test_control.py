@@ -115,6 +115,14 @@ def test_fluency_holds_back_and_the_scale_of_the_control_pushes(chain):
     assert moved(fluency=0.0) == pytest.approx(5.0, rel=0.05), "fifty steps of 0.1"
 
 
+def test_what_is_known_is_not_moved(chain):
+    known = torch.tensor([[True, *[False] * (L - 1)]])
+    x, sigma = torch.zeros(1, L, D), torch.tensor(0.5)
+    nll = lambda x_t, t: -x_t.sum(dim=(1, 2))  # noqa: E731
+    moved = steering(nll, chain, known=known)(20, x, x, sigma)
+    assert (moved[:, 0] == 0).all() and (moved[:, 1:] > 0.2).all()
+
+
 def test_the_level_is_that_of_what_was_drawn_and_the_last_steps_are_left_alone(chain):
     short, told = chain.respaced(20), []
 

@@ -58,6 +58,8 @@ def test_a_run_cut_in_either_stage_ends_in_the_same_bytes(
         assert cli(*arguments).code == 143
     if stop == "first":
         assert not (out / "config.json").exists()
+        named = cli(*arguments[:-2], "--resume", out)
+        assert named.code == 3 and f"--out {out} --resume latest" in named.err
         again = cli(*arguments)
         assert again.code == 2 and "--resume latest continues" in again.err
     assert cli(*arguments, "--resume", "latest").code == 0

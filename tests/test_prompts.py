@@ -157,6 +157,9 @@ def test_guidance_inside_its_interval_alone() -> None:
     fn = guided(model_fn, [torch.ones(1)], [torch.zeros(1)], 3.0, (5, 10))
     means = [fn(torch.zeros(1, 1, 2, 2), torch.tensor([t])).mean().item() for t in (4, 5, 10, 11)]
     assert means == [1, 3, 3, 1] and sizes == [1, 2, 2, 1]
+    fn = guided(model_fn, [torch.ones(1)], [torch.zeros(1)], 0.0, (5, 10))  # without y there
+    means = [fn(torch.zeros(1, 1, 2, 2), torch.tensor([t])).mean().item() for t in (4, 5, 10, 11)]
+    assert means == [1, 0, 0, 1] and sizes[4:] == [1, 1, 1, 1]
     of = backend()
     net = network(of)
     full, plain = (draw(of, net, *TEXTS, guidance_scale=s) for s in (4.0, 1.0))

@@ -12,6 +12,7 @@ from conftest import log_of, states_of, weights_of
 from safetensors.torch import load_file
 
 from gentool.backends.ddpm.backend import Backend
+from gentool.checkpoint.state import prune
 from gentool.errors import GentoolError
 from gentool.training import loop
 from gentool.training.loop import Trainer
@@ -226,6 +227,13 @@ def test_a_damaged_newest_state_is_skipped(train, tiny_run, copy, name):
     result = train("--resume", "latest")
     assert result.code == 0 and "step-00000040" in result.err
     assert weights_of(copy) == weights_of(tiny_run) and log_of(copy) == log_of(tiny_run)
+
+
+def test_what_a_resume_passed_over_does_not_crowd_out_what_was_just_saved(tmp_path):
+    for step in (5, 10, 12, 15):
+        (tmp_path / f"state/step-{step:08d}").mkdir(parents=True)
+    prune(tmp_path, 12, keep_last=1, keep=[5])
+    assert states_of(tmp_path) == [5, 12, 15]
 
 
 def test_only_damaged_states_are_an_error(train, copy):

@@ -109,9 +109,12 @@ def best(run: Path, n: int, losses: Mapping[int, float]) -> list[int]:
     return [step for _, step in validated[:n]]
 
 
-def prune(run: Path, keep_last: int, keep: Collection[int]) -> None:
-    """Delete all states but the `keep_last` newest and those of the steps `keep`."""
-    for place in states(run)[:-keep_last]:
+def prune(run: Path, step: int, keep_last: int, keep: Collection[int]) -> None:
+    """Delete all states up to `step` but the `keep_last` newest of these and those of `keep`.
+
+    A later one is what a resume passed over, for instance as damaged: it must not crowd out others.
+    """
+    for place in [place for place in states(run) if step_of(place) <= step][:-keep_last]:
         if step_of(place) not in keep:
             shutil.rmtree(place)
 
@@ -128,10 +131,15 @@ def mean_weights(run: Path, steps: Collection[int]) -> dict[str, Tensor]:
 def _raw_weights(place: Path) -> dict[str, Tensor]:
     """Of a state, without the rest of it. Raises BadCheckpointError."""
     path = place / "model.safetensors"
-    digests = json.loads((place / "manifest.json").read_text())["sha256"]
-    if _digest(path) != digests[path.name]:
-        raise BadCheckpointError(f"{path} was changed or damaged (SHA-256 differs)")
-    return load_tensors(path)[0]
+    try:
+        digests = json.loads((place / "manifest.json").read_text())["sha256"]
+        if _digest(path) != digests[path.name]:
+            raise ValueError("SHA-256 differs")
+        return load_tensors(path)[0]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadCheckpointError(
+            f"{place}, one of the states to be averaged, is damaged: {error}", "delete that folder"
+        ) from None
 
 
 def _digest(path: Path) -> str:

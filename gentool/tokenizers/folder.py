@@ -71,6 +71,7 @@ class Contents:
             for name, data in {ABOUT: about.encode(), FILES[self.kind]: self.data}.items():
                 (beside / name).write_bytes(data)
                 sync(beside / name)
+            sync(beside)
             os.replace(beside, folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)

@@ -40,6 +40,7 @@ class PictureTokenizer:
             self.image.save(beside / IMAGE)
             if self.text:
                 self.text.save(beside / TEXT)
+            sync(beside)
             os.replace(beside, folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)

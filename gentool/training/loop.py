@@ -130,7 +130,7 @@ class Trainer:
         self._check_weights()
         write_state(run, self.state())
         lowest = best(run, self.train.keep_best, Log(run).validated())
-        prune(run, self.train.keep_last, [*lowest, *self._averaged(run)])
+        prune(run, self.step, self.train.keep_last, [*lowest, *self._averaged(run)])
         self._write_weights(run, run_config)
         self._publish(run, run_config)
 

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from gentool.checkpoint.atomic import sync
 from gentool.checkpoint.state import reached
 from gentool.checkpoint.tokenizer import find_tokenizer
 from gentool.data.config import ImageData
@@ -28,6 +29,8 @@ def keep(out: Path, folder: Path) -> None:
     """Take the first stage from `out` along into `folder`, which will stand in its place."""
     if is_begun(out):
         shutil.copytree(out / FOLDER, folder / FOLDER)
+        for path in (*(folder / FOLDER).rglob("*"), folder / FOLDER, folder):
+            sync(path)  # what it is copied from is deleted
 
 
 def settings(config: Any) -> tuple[str, Tree]:

@@ -24,7 +24,7 @@ from gentool.checkpoint.weights import load_sampling_tensors, sampling_tensors
 from gentool.data.holdout import training_texts
 from gentool.data.source import extent
 from gentool.device import pick_device, use_bf16
-from gentool.errors import BadCheckpointError, UsageError
+from gentool.errors import BadCheckpointError, NotFoundError, UsageError
 from gentool.protocol import Reporter
 from gentool.registry import backend_class, options_module
 from gentool.settings import Tree, build, flatten, free_keys, merge, to_tree
@@ -185,6 +185,9 @@ def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
     staged = getattr(options_module(plan.backend), "TOKENS", False)
     begun = staged and stages.is_begun(plan.folder) and plan.resume in ("auto", "latest")
     looked_for = plan.resume and not begun
+    if plan.resume and not begun and staged and stages.is_begun(Path(plan.resume)):
+        hint = f"--out {plan.resume} --resume latest"
+        raise NotFoundError(f"{plan.resume} holds a first stage and no run yet", hint)
     found = find_state(plan.folder, plan.resume or "", reporter.info) if looked_for else None
     if found is None:
         config = _complete(plan, build(config_class, _over(plan.tree, plan.given)))

@@ -112,16 +112,17 @@ def guided(
     y and null: the condition and the empty one, the tensors [B, ...] that `model_fn` takes after t.
     scale 1 is no guidance and 0 is without the condition; either takes one call of the network, any
     other scale two in one batch. A learned variance is that under the condition. interval: the
-    steps t, ends included, that are guided (Kynkäänniemi et al. 2024); the others are not.
+    steps t, ends included, that are guided (Kynkäänniemi et al. 2024); the others see y.
     """
-    if scale in (0.0, 1.0):
-        condition = y if scale == 1.0 else null
-        return lambda x_t, t: model_fn(x_t, t, *condition)
+    if scale == 1.0:
+        return lambda x_t, t: model_fn(x_t, t, *y)
     doubled = [torch.cat([a, b]) for a, b in zip(y, null, strict=True)]
 
     def both(x_t: Tensor, t: Tensor) -> Tensor:
         if not interval[0] <= int(t[0]) <= interval[1]:
             return model_fn(x_t, t, *y)
+        if scale == 0.0:
+            return model_fn(x_t, t, *null)
         out = model_fn(torch.cat([x_t, x_t]), torch.cat([t, t]), *doubled)
         out_c, out_u = out.chunk(2)
         C = x_t.shape[1]

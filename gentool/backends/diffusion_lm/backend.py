@@ -165,7 +165,7 @@ class Backend:
         if control_nll and isinstance(sample, SampleConfig):
             steer = steering(
                 control_nll, chain, guidance_scale=sample.guidance_scale, fluency=sample.fluency,
-                steps=sample.control_steps, rate=sample.control_rate,
+                steps=sample.control_steps, rate=sample.control_rate, known=known,
             )  # fmt: skip
         x = walk(denoise, x, chain, rng, sample, variance="fixed_small", steer=steer, on_step=after)
         best = self._rounded(x, emb, bias, known).log_softmax(dim=-1).topk(2, dim=-1)

@@ -26,12 +26,14 @@ def steering(
     fluency: float = 0.01,
     steps: int = 3,
     rate: float = 0.1,
+    known: Tensor | None = None,
 ) -> Steer:
     """What a sampler over `chain` does to x_{t-1} after each step: `steps` updates that lower
 
         J = guidance_scale -log p(c | x) + fluency |x - mean|^2 / sigma
 
-    as in the authors' code, where sigma is not squared, and 1 in a step without noise.
+    as in the authors' code, where sigma is not squared, and 1 in a step without noise. What is
+    known [B, L] (bool) stays where it is.
     """
 
     def steer(i: int, x: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
@@ -45,7 +47,8 @@ def steering(
                 away = ((x - mean).square() / spread).sum(dim=(1, 2))
                 J = guidance_scale * control_nll(x, t) + fluency * away
                 (g,) = torch.autograd.grad(J.sum(), x)
-            x = x.detach() - rate * adagrad_step(g)
+            step = rate * adagrad_step(g)
+            x = x.detach() - (step if known is None else step.masked_fill(known[:, :, None], 0))
         return x
 
     return steer

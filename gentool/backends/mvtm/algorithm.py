@@ -53,7 +53,7 @@ def random_mask(r: Tensor, scores: Tensor, schedule: str) -> Tensor:
     L = scores.shape[1]
     gamma = RATIOS[schedule]
     n = torch.tensor([max(1, math.ceil(gamma(float(x)) * L)) for x in r])
-    return scores.argsort(dim=1).argsort(dim=1) < n[:, None]
+    return lowest(scores, n)
 
 
 def training_loss(
@@ -217,7 +217,7 @@ def cutoff(logits: Tensor, share: float) -> Tensor:
 
 def guidance(scale: float, schedule: str, done: float) -> float:
     """The scale at a step before which the share `done` of the steps was walked: `constant`, or
-    `linear`, from 1 (none) up to `scale`."""
+    `linear`, from 1 (none) towards `scale`."""
     return scale if schedule == "constant" else 1 + (scale - 1) * done
 
 

@@ -57,7 +57,7 @@ def update_codebook(
     # Laplace smoothing: a code that is hardly chosen is not divided by nearly nothing.
     K, total = len(e), n.sum()
     smooth = (n + 1e-5) / (total + K * 1e-5) * total
-    e.copy_(m / smooth[:, None])
+    e.copy_(torch.where(n[:, None] > 0, m / smooth[:, None], e))  # one without any z stays
     return counts
 
 
