@@ -119,6 +119,11 @@ def text_file(out: str) -> Iterator[TextIO]:
     path = Path(out)
     if out.endswith("/") or path.is_dir():
         raise UsageError(f"--out {out} is a folder, the lines go to one file")
+    path = path.resolve()  # a link stays one: what it names is replaced
+    if path.exists() and not path.is_file():  # a pipe or a device
+        with path.open("w", encoding="utf-8") as file:
+            yield file
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.tmp")
     try:

@@ -1,7 +1,9 @@
 """Options that would do nothing, or that were given nothing, are told of; so is the environment."""
 
 import io
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from test_wrong_input import fails
@@ -50,10 +52,29 @@ def test_init_of_another_backend(cli, other):
         (("eval", "images", ".", "--ref", ".", "--features", "x", "--gate", "foo"), "--gate"),
         (("tokenizer", "train", "--kind", "foo", "--data", "scenes", "-o", "x"), "vq"),
         (("demo", "--out", __file__), "in use"),
+        (("sample", "ddpm", "--out", "a.png", "--trace", "./a.png"), "--out and --trace both name"),
+        (("sample", "diffusion-lm", "--out", "a.jsonl", "--trace", "a.jsonl"), "both name"),
+        (("decode", "mvtm", "--image", "x.png"), "--strength X"),
+        (("decode", "mvtm", "--image", "x.png", "--strength", "1.5"), "strength"),
     ],
 )
 def test_what_would_do_nothing_is_refused(cli, words, told):
     fails(cli(*words), 2, told)
+
+
+def test_what_is_no_file_is_written_to_and_a_link_stays_one(cli, tmp_path):
+    lines, (real, link, pipe) = tmp_path / "in.txt", (tmp_path / name for name in ("r", "l", "p"))
+    lines.write_text("a small red circle\n")
+    real.write_text("old")
+    link.symlink_to(real)
+    os.mkfifo(pipe)
+    assert cli("decode", "mask-predict", lines, "--out", link).code == 0
+    assert link.is_symlink() and real.read_text() not in ("", "old")
+    with ThreadPoolExecutor() as pool:
+        read = pool.submit(pipe.read_text)
+        assert cli("decode", "mask-predict", lines, "--out", pipe).code == 0
+        assert read.result(timeout=60) == real.read_text()
+    assert pipe.is_fifo()
 
 
 def test_bench_knows_of_the_checkpoint_of_the_environment(cli, monkeypatch):

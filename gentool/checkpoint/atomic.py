@@ -8,8 +8,10 @@ from pathlib import Path
 def write_file(path: Path, data: bytes | Callable[[Path], None]) -> None:
     """Put `data` (or what the callable writes) at `path` by one synced rename.
 
-    Raises OSError (disk full, permission); `path` is then as it was.
+    Raises OSError (disk full, permission); `path` is then as it was. A link stays one: what it
+    names is replaced.
     """
+    path = path.resolve()
     beside = path.with_name(f".{path.name}.tmp")
     try:
         if callable(data):

@@ -56,16 +56,17 @@ def decode_images(
 
     Picture I belongs to line I and makes the draws of sample I.
     """
-    varied = image is not None and settings.get("strength", 1) < 1  # all of it, in part
+    section = options_module(backend).DecodeConfig
+    varied = image is not None and "strength" in settings  # all of it, in part
     whole = (image is None or varied) and not box and not mask
     if not whole and (image is None or (box is None) == (mask is None)):
-        raise UsageError("an edit takes --image with one of --box and --mask")
+        hint = "--strength X alone varies all of it" if hasattr(section, "strength") else ""
+        raise UsageError("an edit takes --image with one of --box and --mask", hint)
     if num and (image is None or inputs is not None):
         raise UsageError("--num is for edits without INPUT; each line of INPUT is one picture")
     check_on_error(on_error)
     if out == "-" and as_json:
         raise UsageError("--out - and --json both want standard output", "--out FILE with --json")
-    section = options_module(backend).DecodeConfig
     idle = section.of_edits if image is None else section.not_of_edits
     if named := [name.replace("_", "-") for name in idle if name in settings]:
         where = "without --image" if image is None else "in an edit"
@@ -82,7 +83,7 @@ def decode_images(
     if out is not None:
         check_target(out)
     if trace:
-        check_trace_target(trace)
+        check_trace_target(trace, out=out)
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
     chosen = sample_settings(loaded, settings, section)
     shape = loaded.backend.shape

@@ -53,7 +53,7 @@ def decode_text(
     from gentool.streams import stream_any_lines
 
     if trace:
-        check_trace_target(trace)
+        check_trace_target(trace, out=out)
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
     section = options_module(backend).DecodeConfig
     chosen = sample_settings(loaded, settings, section)

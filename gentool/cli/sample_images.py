@@ -73,7 +73,7 @@ def sample_images(
     if out is not None:
         check_target(out)
     if trace:
-        check_trace_target(trace)
+        check_trace_target(trace, out=out)
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
     chosen = sample_settings(loaded, settings)
     shape = loaded.backend.shape

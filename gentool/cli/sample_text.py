@@ -64,7 +64,7 @@ def sample_text(
     from gentool.sampling import draw_texts, sample_settings, words
 
     if trace:
-        check_trace_target(trace)
+        check_trace_target(trace, out=out)
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
     chosen = sample_settings(loaded, settings)
     if trace and chosen.mbr > 1:

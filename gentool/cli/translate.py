@@ -97,7 +97,7 @@ def translate(
     if trace:
         if fast:
             raise UsageError("--trace shows the paper's method, so it goes without --fast")
-        check_trace_target(trace)
+        check_trace_target(trace, out=out)
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}")
     first: list[str] = []  # lines, that a trace shows
     unknown = loaded.backend.source.special("unk")

@@ -9,8 +9,10 @@ from gentool.trace import Trace
 ENDINGS = (".gif", ".png", ".html", ".jsonl")
 
 
-def check_trace_target(target: str, option: str = "--trace") -> None:
-    """Raise UsageError if no trace can be written to `target`."""
+def check_trace_target(target: str, option: str = "--trace", out: str | None = None) -> None:
+    """Raise UsageError if no trace can be written to `target`, or if results go there (`out`)."""
+    if out and target != "-" and Path(target).resolve() == Path(out).resolve():
+        raise UsageError(f"--out and {option} both name {target}")
     if target != "-" and Path(target).suffix not in ENDINGS:
         raise UsageError(f"{option} {target}: not a {', '.join(ENDINGS)} or -")
 
