@@ -83,13 +83,14 @@ def read_noise(path: Path, shape: Shape) -> Tensor:
     return torch.from_numpy(noise)
 
 
-def read_image(path: Path, shape: Shape) -> Tensor:
-    """A picture of the model's own size: float32 [C, H, W] in [-1, 1].
+def read_image(path: Path, shape: Shape, ground: str = "white") -> Tensor:
+    """A picture of the model's own size: float32 [C, H, W] in [-1, 1]. ground: below what is
+    transparent.
 
     Raises NotFoundError, BadDataError, and UsageError for another size.
     """
     C, H, W = shape
-    pixels = decode(_read(path), str(path))
+    pixels = decode(_read(path), str(path), ground)
     if pixels.shape[:2] != (H, W):
         height, width = pixels.shape[:2]
         raise UsageError(
@@ -117,9 +118,9 @@ def box_hole(text: str, shape: Shape) -> Tensor:
 
 
 def mask_hole(path: Path, shape: Shape) -> Tensor:
-    """The hole where a picture is white: bool [1, H, W]. Raises as `read_image`, and UsageError for
-    a picture without white."""
-    hole = read_image(path, (3, *shape[1:])).mean(dim=0, keepdim=True) >= 0
+    """The hole where a picture is white and not transparent: bool [1, H, W]. Raises as
+    `read_image`, and UsageError for a picture without white."""
+    hole = read_image(path, (3, *shape[1:]), "black").mean(dim=0, keepdim=True) >= 0
     if not hole.any():
         raise UsageError(f"--mask {path} has no white, so there is nothing to draw")
     return hole

@@ -178,13 +178,15 @@ def test_progress_counts_every_walk_of_an_edit(decode, picture, tmp_path, monkey
     assert seen == [(i + 1, 2 * 7 * 3) for i in range(42)]
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "1"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "1", "RGBA"])
 def test_a_mask_is_the_hole_where_it_is_white(decode, picture, tmp_path, mode):
     mask = np.full((SIDE, SIDE), 127, dtype=np.uint8)
     mask[0, 3], mask[5:, 6:] = 128, 255
     mask = Image.fromarray(mask)
     if mode == "1":
         mask = mask.point(lambda value: 255 * (value > 127), "1")
+    if mode == "RGBA":  # white all over, and only there opaque
+        mask = Image.merge("RGBA", [mask.point(lambda _: 255)] * 3 + [mask])
     mask.convert(mode).save(tmp_path / "mask.png")
     out = tmp_path / "out.png"
     result = decode(None, "--image", picture, "--mask", tmp_path / "mask.png", "--out", out)

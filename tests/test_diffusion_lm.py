@@ -375,6 +375,7 @@ def test_lines_with_blanks(tokenizer):
     assert job.ids == [2, a, 0, red, 0, 0, 3, 0, 0]
     assert job.known == [True, True, False, True, False, False, True, True, True]
     assert job.filled([2, a, red, red, a, a, 3, 0, 0], tokenizer) == "a red red a a"
+    assert parse("a _____ red ____:2", tokenizer, 9) == job
     odd = parse("  <pad>\t(___) [MASK] red_", tokenizer, 24)
     filled = odd.filled([red] * 24, tokenizer)
     assert filled == "  <pad>\t(red) [MASK] red_", "what is given comes back as it was"

@@ -42,21 +42,21 @@ def load(data: bytes, key: str) -> Image.Image:
     raise BadDataError(f"{key}: more than {MAX_PIXELS // 1_000_000} million pixels")
 
 
-def flatten(image: Image.Image) -> Image.Image:
-    """`image` as "L" or "RGB", 8 bits a channel, what is transparent put on white."""
+def flatten(image: Image.Image, ground: str = "white") -> Image.Image:
+    """`image` as "L" or "RGB", 8 bits a channel, what is transparent put on `ground`."""
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips at 255
         wide = np.asarray(image).astype(np.int64)
         image = Image.fromarray(((wide + 128) // 257).clip(0, 255).astype(np.uint8))
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     if image.has_transparency_data:
         above = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
+        image = Image.alpha_composite(Image.new("RGBA", above.size, ground), above)
     return image.convert(mode)
 
 
-def decode(data: bytes, key: str) -> np.ndarray:
+def decode(data: bytes, key: str, ground: str = "white") -> np.ndarray:
     """The pixels of an image file, uint8 [H, W, C], C = 1 (grey) or 3. Raises as `load` does."""
-    pixels = np.asarray(flatten(load(data, key)))
+    pixels = np.asarray(flatten(load(data, key), ground))
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from gentool.errors import BadDataError
 from gentool.tokenizers import Tokenizer
 
-BLANK = re.compile(r"___(?::([0-9]+))?")
+BLANK = re.compile(r"_{3,}(?::([0-9]+))?")  # however long it is drawn, one
 
 
 @dataclass(frozen=True)
