@@ -22,13 +22,12 @@ from gentool.backends.diffusion_lm.algorithm import (
     training_loss,
 )
 from gentool.backends.diffusion_lm.backend import Backend
-from gentool.backends.diffusion_lm.infill import parse
 from gentool.backends.diffusion_lm.network import DiffusionTransformer
 from gentool.data.config import TextData
 from gentool.diffusion.gaussian import SPACINGS, Gaussian
 from gentool.diffusion.samplers import ancestral, ddim, dpm_solver_pp
 from gentool.diffusion.schedules import sqrt_betas
-from gentool.errors import BadDataError, UsageError
+from gentool.errors import UsageError
 from gentool.rng import BatchRng, generator, torch_seed
 from gentool.tokenizers import train as train_tokenizer
 
@@ -364,31 +363,6 @@ def test_pairs_are_refused(tokenizer):
     ):
         with pytest.raises(UsageError, match="pairs"):
             Backend(Config(data=data), tokenizer)
-
-
-# --- lines with blanks
-
-
-def test_lines_with_blanks(tokenizer):
-    a, red = tokenizer.encode("a red")
-    job = parse("a ___ red ___:2", tokenizer, 9)
-    assert job.ids == [2, a, 0, red, 0, 0, 3, 0, 0]
-    assert job.known == [True, True, False, True, False, False, True, True, True]
-    assert job.filled([2, a, red, red, a, a, 3, 0, 0], tokenizer) == "a red red a a"
-    assert parse("a _____ red ____:2", tokenizer, 9) == job
-    odd = parse("  <pad>\t(___) [MASK] red_", tokenizer, 24)
-    filled = odd.filled([red] * 24, tokenizer)
-    assert filled == "  <pad>\t(red) [MASK] red_", "what is given comes back as it was"
-    assert not {0, 2, 3, 4} & {id for id, known in zip(odd.ids[1:9], odd.known[1:9], strict=True)
-                               if known}, "no text is a special token"  # fmt: skip
-
-
-def test_lines_that_do_not_fit(tokenizer):
-    assert parse("a " * 50, tokenizer, 9).blanks == (), "nothing is drawn for it"
-    assert len(parse("a ___:6", tokenizer, 9).ids) == 9
-    for line in ("a ___:7", "a ___:0", "___:" + "9" * 5000, "a " * 8 + "___"):
-        with pytest.raises(BadDataError):
-            parse(line, tokenizer, 9)
 
 
 def test_the_defaults_are_the_papers():
