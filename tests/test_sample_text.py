@@ -172,7 +172,7 @@ def test_blanks_are_filled_and_what_is_given_comes_back(decode, text_run):
         "": "",
         "  two   spaces, no blank <pad>": "  two   spaces, no blank <pad>",
         "___:3 unheard-of ___ [MASK]\t___:2.": "W W W unheard-of W [MASK]\tW W.",
-        "汉字___。x____": "汉字W。xW_",
+        "汉字___。x____": "汉字W。xW",
     }
     result = decode("\r\n".join(expected).encode())
     assert result.code == 0 and len(result.out.splitlines()) == len(expected)
