@@ -4,7 +4,6 @@ Files appear whole: each is written beside its place and renamed.
 """
 
 import io
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import TextIO
 import numpy as np
 from torch import Tensor
 
-from gentool.checkpoint.atomic import write_file
+from gentool.checkpoint.atomic import replacing, write_file
 from gentool.errors import UsageError
 from gentool.render import grid, to_uint8
 
@@ -76,19 +75,14 @@ def _write_array(
     batches: Batches, n: int, shape: tuple[int, int, int], path: Path, tell: Tell
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
     drawn: list[int] = []
     header = {"descr": "<f4", "fortran_order": False, "shape": (n, *shape)}
-    try:
-        # Not a memory map: on a full disk that kills the process.
-        with beside.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for numbers, images in batches:
-                file.write(images.numpy().astype("<f4").tobytes())
-                drawn.extend(numbers)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    # Not a memory map: on a full disk that kills the process.
+    with replacing(path) as beside, beside.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for numbers, images in batches:
+            file.write(images.numpy().astype("<f4").tobytes())
+            drawn.extend(numbers)
     for place, number in enumerate(drawn):
         tell(number, path, place)
 
@@ -119,16 +113,10 @@ def text_file(out: str) -> Iterator[TextIO]:
     path = Path(out)
     if out.endswith("/") or path.is_dir():
         raise UsageError(f"--out {out} is a folder, the lines go to one file")
-    path = path.resolve()  # a link stays one: what it names is replaced
     if path.exists() and not path.is_file():  # a pipe or a device
         with path.open("w", encoding="utf-8") as file:
             yield file
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            yield file
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
+        yield file

@@ -148,21 +148,29 @@ def fill_lines(
     seed: int,
     settings: Any,
     num: int,
+    *,
+    unknown: Callable[[int], None] | None = None,
     **how: Any,
 ) -> Iterator[tuple[int, list[str] | BadDataError]]:
     """Each line with its blanks filled in `num` ways, in order: (its number from 0, the texts), or
-    in place of the texts why it cannot be filled. how: as for `draw_samples`.
+    in place of the texts why it cannot be filled. unknown: told the number of a line to be filled
+    that has words which the model does not know. how: as for `draw_samples`.
 
     Lines are taken `batch_size` at a time, so that input without end is no trouble. Those that have
     no blanks cost nothing.
     """
+    assert loaded.tokenizer is not None  # a model that fills lines has one
+    unk = loaded.tokenizer.special("unk")
     for batch in _batched(enumerate(lines), how["batch_size"]):
         jobs: list[tuple[int, Any]] = []
         for number, line in batch:
             try:
                 if isinstance(line, BadDataError):
                     raise line
-                jobs.append((number, loaded.backend.blanks(line)))
+                job = loaded.backend.blanks(line)
+                jobs.append((number, job))
+                if unknown and job.blanks and unk in job.ids:
+                    unknown(number)
             except BadDataError as error:
                 jobs.append((number, error))
         good = [(number, job) for number, job in jobs if not isinstance(job, BadDataError)]

@@ -316,6 +316,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         assert path.read_text() == "old" and os.listdir(tmp_path) == ["file"]
     write_file(path, b"new")
     assert path.read_text() == "new" and os.listdir(tmp_path) == ["file"]
+    (tmp_path / ".file.tmp").mkdir()  # it cannot be written: told by the name that the user gave
+    with pytest.raises(IsADirectoryError) as told:
+        write_file(path, b"newer")
+    assert told.value.filename == str(path) and path.read_text() == "new"
 
 
 def test_inspect_describes_a_checkpoint(cli, tiny_run):

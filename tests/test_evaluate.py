@@ -56,6 +56,12 @@ def test_records_have_six_fields_and_come_out_the_same_twice(cli, tiny_run):
     assert states_of(tiny_run) == [20, 30, 40]
 
 
+@pytest.mark.parametrize("gate", ["loss=>0", "loss==0", "loss", ">=1", "loss>=x", "loss>=nan"])
+def test_a_gate_that_cannot_be_read_is_told_of_before_anything_is_measured(cli, tiny_run, gate):
+    result = cli("eval", "ddpm", "-c", tiny_run, "-n", 4, "-q", "--gate", gate)
+    assert (result.code, result.out) == (2, "") and "--gate takes, e.g.," in result.err
+
+
 @pytest.mark.parametrize(
     ("backend", "run", "other"),
     [

@@ -290,6 +290,7 @@ def test_wrong_input(cli, mvtm_recipe, mvtm_run, tiny_run, tmp_path):
         ((*decode, "--image", tmp_path / "no.png", "--box", "0,0,2,2"), 3, "no such file"),
         ((*sample, "--class", "ants"), 2, "no class 'ants'"),
         ((*sample, "--steps", 0), 2, "--steps"),
+        ((*sample, "--steps", 17), 2, "--steps 1 to 16"),
         ((*sample, "--guidance-scale", 2), 2, "without a class or caption"),
         ((*sample, "--init-noise", "x.npy"), 2, "init-noise"),
         (("sample", "mvtm", "-c", tiny_run), 4, "is a ddpm checkpoint"),

@@ -26,6 +26,13 @@ def test_an_empty_name_is_not_taken_for_none(cli, words, named):
     fails(cli(*words), 2, f"{named} is empty")
 
 
+def test_the_folder_one_is_in_is_not_an_empty_name(cli, tiny_run, monkeypatch):
+    monkeypatch.chdir(tiny_run)
+    fails(cli("train", "ddpm", "--dry-run", "--out", "."), 2, "holds a run")
+    fails(cli("train", "ddpm", "--dry-run", "--out", ""), 2, "--out is empty")
+    fails(cli("train", "ddpm", "--dry-run", "--out="), 2, "--out is empty")
+
+
 @pytest.mark.parametrize("other", ["ddpm", "mvtm"])
 def test_init_of_another_backend(cli, other):
     backend = {"ddpm": "mvtm", "mvtm": "ddpm"}[other]

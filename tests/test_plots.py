@@ -17,7 +17,8 @@ def test_curves_of_several_runs(cli, tiny_run, text_run, tmp_path):
     one, two = tmp_path / "one.png", tmp_path / "two.png"
     result = cli("inspect", tiny_run, "--plot", one)
     assert result.code == 0 and result.out.strip() == str(one) and result.err == ""
-    assert cli("inspect", tiny_run, text_run, "--plot", two).code == 0
+    result = cli("inspect", tiny_run, text_run, "--plot", two, "--json")
+    assert result.code == 0 and result.records == [{"path": str(two)}]
     assert pixels(one).shape[0] > 500 and pixels(one).std() > 5
     assert pixels(one).shape != pixels(two).shape or (pixels(one) != pixels(two)).any()
     result = cli("inspect", tiny_run, "--plot", tmp_path / "new" / "x.svg")

@@ -141,7 +141,7 @@ def test_an_impossible_step_count_is_a_usage_error(sample, tmp_path, steps):
         assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-@pytest.mark.parametrize("option", ["--precision fp8", "--device abacus", "--eta 2", "--out x.jpg",
+@pytest.mark.parametrize("option", ["--precision fp8", "--device abacus", "--eta -2", "--out x.jpg",
                                     "--noise-scale -1", "--noise-scale nan", "--sampler euler",
                                     "--spacing linspace", "--variance learned"])  # fmt: skip
 def test_impossible_values_are_usage_errors(sample, tmp_path, monkeypatch, option):

@@ -260,6 +260,13 @@ def test_a_reader_that_leaves_ends_it_silently(text_run):
     assert all(line.startswith("é ") for line in lines[:3])
 
 
+def test_words_that_the_model_does_not_know_are_told_where_blanks_are_filled(decode):
+    result = decode(b"xyzzy\na ___ circle\na xyzzy ___\n")
+    assert result.code == 0 and result.out.splitlines()[0] == "xyzzy"
+    assert result.err.count("does not know") == 1
+    assert "line 3 has words that this model does not know" in result.err
+
+
 def test_fill_lines_takes_errors_for_lines(text_run):
     loaded = load_checkpoint(text_run, "diffusion-lm")
     wrong = BadDataError("wrong")

@@ -113,15 +113,16 @@ def test_a_learned_variance_at_its_ends_is_a_fixed_one(
     torch.testing.assert_close(torch.stack(a), torch.stack(b), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("eta", [0.3, 1.0])
+@pytest.mark.parametrize("eta", [0.3, 1.0, 2.5])
 def test_the_noise_ddim_adds_is_eq_16(short: Gaussian, eta: float) -> None:
     with_noise = trace(ddim, to_zero, normal(*SHAPE), short, ones(), eta=eta)
     alpha_bar = np.cumprod(1 - short.beta.numpy())
     for t in range(1, short.T):
         now, prev = alpha_bar[t], alpha_bar[t - 1]
         sigma = eta * np.sqrt((1 - prev) / (1 - now)) * np.sqrt(1 - now / prev)
+        sigma = min(sigma, np.sqrt(1 - prev))
         eps = with_noise[short.T - 1 - t] / np.sqrt(1 - now)
-        expected = np.sqrt(1 - prev - sigma**2) * eps + sigma
+        expected = np.sqrt(max(0, 1 - prev - sigma**2)) * eps + sigma
         torch.testing.assert_close(with_noise[short.T - t], expected)
 
 
@@ -306,7 +307,7 @@ def test_dpm_solver_in_float32_is_that_in_float64(chain: Gaussian) -> None:
     torch.testing.assert_close(a.float(), b, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("eta", [0.3, 1.0])
+@pytest.mark.parametrize("eta", [0.3, 1.0, 2.5])
 def test_noise_of_dpm_solver_replaces_as_much_as_it_takes_away(chain: Gaussian, eta: float) -> None:
     """Told the true x_0 = 0, what is left at step t is noise of variance sigma_t^2, of whatever
     mixture: here each draw is a dimension of its own."""

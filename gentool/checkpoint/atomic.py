@@ -1,7 +1,8 @@
 """Writing files so that a crash or a full disk leaves either the old one or the new one whole."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -11,18 +12,33 @@ def write_file(path: Path, data: bytes | Callable[[Path], None]) -> None:
     Raises OSError (disk full, permission); `path` is then as it was. A link stays one: what it
     names is replaced.
     """
-    path = path.resolve()
-    beside = path.with_name(f".{path.name}.tmp")
-    try:
+    with replacing(path) as beside:
         if callable(data):
             data(beside)
         else:
             beside.write_bytes(data)
         sync(beside)
-        os.replace(beside, path)
+    sync(path.resolve().parent)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to write beside `path`, which takes its place at the end unless something fails.
+
+    Raises OSError, of `path`, which is then as it was. A link stays one: what it names is replaced.
+    """
+    place = path.resolve()
+    beside = place.with_name(f".{place.name}.tmp")
+    try:
+        yield beside
+        os.replace(beside, place)
+    except OSError as error:
+        if error.filename == str(beside):  # the user knows the file by its own name
+            raise type(error)(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
-        beside.unlink(missing_ok=True)
-    sync(path.parent)
+        with suppress(OSError):  # where it could not be made it cannot be looked for either
+            beside.unlink()
 
 
 def sync(path: Path) -> None:

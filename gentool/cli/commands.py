@@ -81,7 +81,9 @@ def add_command(
 def _check_given(parameter: inspect.Parameter, value: Any) -> None:
     """Raise UsageError for an empty name: most likely that of a shell variable that is not set,
     and not to be taken for no option at all."""
-    empty = value in ("", Path("")) or (isinstance(value, list) and "" in value)
+    empty = value == "" or (isinstance(value, list) and "" in value)
+    if value == Path(""):  # which is also the folder `.`
+        empty = any(typed == "" or typed.endswith("=") for typed in console.arguments)
     if not empty or value == parameter.default or parameter.name in MAY_BE_EMPTY:
         return
     told = typing.get_args(parameter.annotation)[1]  # what typer was told of it

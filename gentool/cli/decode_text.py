@@ -64,8 +64,12 @@ def decode_text(
         told = {"line": number + 1, "seed": seed, "text": text if isinstance(text, str) else ""}
         return told | ({"error": str(text)} if isinstance(text, Exception) else {})
 
+    def unknown(number: int) -> None:
+        console.info(f"line {number + 1} has words that this model does not know")
+
     with tracing(trace, "decode", loaded, chosen, seed) as how["recorder"]:
-        filled = fill_lines(loaded, stream_any_lines(inputs or "-"), seed, chosen, num, **how)
+        lines = stream_any_lines(inputs or "-")
+        filled = fill_lines(loaded, lines, seed, chosen, num, unknown=unknown, **how)
         skipped = write_answers(filled, record, out, num=num, on_error=on_error, as_json=as_json)
     if skipped:
         raise BadDataError(skipped)

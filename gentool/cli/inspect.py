@@ -49,9 +49,9 @@ def inspect(
     if plot and traces:
         if len(places) > 1:
             raise UsageError("--plot draws one trace at a time")
-        _draw_trace(traces[0], plot)
+        _draw_trace(traces[0], plot, as_json)
     elif plot:
-        _draw_curves(dict(zip(checkpoints, places, strict=True)), plot)
+        _draw_curves(dict(zip(checkpoints, places, strict=True)), plot, as_json)
     else:
         for number, place in enumerate(places):
             _print(_trace_facts(place) if place in traces else _facts(place), number, as_json)
@@ -99,7 +99,7 @@ def _trace_facts(path: Path) -> dict[str, Any]:
     return {"trace": str(path), **trace.facts, "samples": list(trace.samples())}
 
 
-def _draw_curves(runs: dict[str, Path], target: str) -> None:
+def _draw_curves(runs: dict[str, Path], target: str, as_json: bool) -> None:
     from gentool.render.plots import check_plot_target, curves
     from gentool.training.run import Log
 
@@ -108,10 +108,10 @@ def _draw_curves(runs: dict[str, Path], target: str) -> None:
         if not (folder / "log.jsonl").is_file():
             raise NotFoundError(f"{name} has no log.jsonl, so there are no curves")
     curves({name: Log(folder).records() for name, folder in runs.items()}, Path(target))
-    console.result(target)
+    _tell_file(target, as_json)
 
 
-def _draw_trace(path: Path, target: str) -> None:
+def _draw_trace(path: Path, target: str, as_json: bool) -> None:
     from gentool.render.records import read
     from gentool.render.traces import check_trace_target, write_trace
 
@@ -124,4 +124,11 @@ def _draw_trace(path: Path, target: str) -> None:
         return
     if warning := write_trace(trace, Path(target)):
         console.warn(warning)
-    console.result(target)
+    _tell_file(target, as_json)
+
+
+def _tell_file(target: str, as_json: bool) -> None:
+    if as_json:
+        console.record({"path": target})
+    else:
+        console.result(target)

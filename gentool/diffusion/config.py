@@ -20,9 +20,9 @@ class Denoising:
     )
     eta: float = setting(
         0.0,
-        "noise of the ddim and dpm++ samplers: 0 = none, 1 = as much as the chain's",
+        "noise of the ddim and dpm++ samplers: 0 = none, 1 = as much as the chain's, more to mend "
+        "what few steps get wrong",
         low=0.0,
-        high=1.0,
         idle=("sampler", "ancestral"),
     )
     noise_scale: float = setting(1.0, "factor on the noise added while sampling", low=0.0)

@@ -96,11 +96,13 @@ def ddim(
     steer: Steer | None = None,
     on_step: OnStep | None = None,
 ) -> Tensor:
-    """Song et al. 2021, Eq. 12: deterministic at eta = 0, ancestral (fixed small) at eta = 1.
+    """Song et al. 2021, Eq. 12: deterministic at eta = 0, ancestral (fixed small) at eta = 1, with
+    more noise than the chain's above that, as far as Eq. 12 has room for it.
 
     x_T: [B, ...] standard normal; returns x_0 [B, ...]. noise_scale: factor on the noise added.
     """
     sigma = eta * chain.beta_tilde.sqrt()  # Eq. 16
+    sigma = torch.minimum(sigma, (1 - chain.alpha_bar_prev).sqrt())
     # In float64: at eta = 1 this is 0 up to rounding where alpha_bar is near 0.
     direction = (1 - chain.alpha_bar_prev - sigma**2).clamp(min=0).sqrt()
     x_t = x_T
@@ -132,7 +134,9 @@ def dpm_solver_pp(
     on_step: OnStep | None = None,
 ) -> Tensor:
     """DPM-Solver++(2M), Lu et al. 2022b: of second order. Their Algorithm 2 at eta = 0, without
-    noise; at eta = 1 the same of the reverse SDE (section 5, SDE-DPM-Solver++(2M)).
+    noise; at eta = 1 the same of the reverse SDE (section 5, SDE-DPM-Solver++(2M)); between and
+    above, of the SDE with eta times the noise's variance (Xue et al. 2023, Eq. 6, tau^2 = eta),
+    which has the same marginals: errors of the steps before are drowned in what is drawn anew.
 
     x_T: [B, ...] standard normal; returns x_0 [B, ...]. noise_scale: factor on the noise added.
     The first step is of first order (DDIM), and so is the last, which ends without noise: there

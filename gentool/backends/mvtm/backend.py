@@ -136,6 +136,12 @@ class Backend(Conditioned):
         do.
         """
         self.check_guidance(sample.guidance_scale, y, text)
+        if sample.steps > self.L:
+            raise UsageError(
+                f"--steps {sample.steps}: this model's pictures have {self.L} tokens, "
+                "and each step fixes one at least",
+                f"--steps 1 to {self.L}",
+            )
         network.eval()
         device = next(network.parameters()).device
         tokens = torch.full((len(rng), self.L), self.mask_id)
