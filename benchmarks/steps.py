@@ -21,7 +21,7 @@ METHODS = {
     "ddim": ["--sampler", "ddim", "--eta", "0"],
     "dpm++": ["--sampler", "dpm++", "--eta", "0"],
     "dpm++ with noise": ["--sampler", "dpm++", "--eta", "1"],
-    "dpm++ with six times the noise": ["--sampler", "dpm++", "--eta", "6"],
+    "dpm++ with four times the noise": ["--sampler", "dpm++", "--eta", "4"],
     "dpm++ with noise and even steps": [
         *("--sampler", "dpm++", "--eta", "1", "--spacing", "trailing"),
     ],
