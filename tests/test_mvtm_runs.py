@@ -299,6 +299,7 @@ def test_wrong_input(cli, mvtm_recipe, mvtm_run, tiny_run, tmp_path):
         ((*train, "--set", f"tokenizer.image={tiny_run}"), 4, "it is a ddpm checkpoint"),
         ((*train, "--set", "tokenizer.recipe=ddpm-scenes"), 2, "is for ddpm, not vq"),
         ((*train, "--set", "data.image_size=9"), 2, "not a multiple"),
+        ((*train, "--set", f"tokenizer.image={mvtm_run}", "--set", "sample.steps=17"), 2, "16 tok"),
         ((*train, "--set", f"tokenizer.image={mvtm_run}", "--set", "data.image_size=16"), 2, "16"),
     ]:
         result = cli(*arguments)

@@ -31,6 +31,9 @@ def test_the_folder_one_is_in_is_not_an_empty_name(cli, tiny_run, monkeypatch):
     fails(cli("train", "ddpm", "--dry-run", "--out", "."), 2, "holds a run")
     fails(cli("train", "ddpm", "--dry-run", "--out", ""), 2, "--out is empty")
     fails(cli("train", "ddpm", "--dry-run", "--out="), 2, "--out is empty")
+    fails(cli("export", "diffusers", "ddpm-scenes", "-o", ""), 2, "--out is empty")
+    told = cli("sample", "ddpm", "-c", "ddpm-scenes", "--prompt", "", "--init-noise", ".")
+    assert told.code and "is empty" not in told.err
 
 
 @pytest.mark.parametrize("other", ["ddpm", "mvtm"])

@@ -4,7 +4,8 @@ adds one option per field, so that a backend's own options are declared once, by
 import dataclasses
 import inspect
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,17 +82,27 @@ def add_command(
 def _check_given(parameter: inspect.Parameter, value: Any) -> None:
     """Raise UsageError for an empty name: most likely that of a shell variable that is not set,
     and not to be taken for no option at all."""
-    empty = value == "" or (isinstance(value, list) and "" in value)
-    if value == Path(""):  # which is also the folder `.`
-        empty = any(typed == "" or typed.endswith("=") for typed in console.arguments)
+    empty = value in ("", Path("")) or (isinstance(value, list) and "" in value)
     if not empty or value == parameter.default or parameter.name in MAY_BE_EMPTY:
         return
     told = typing.get_args(parameter.annotation)[1]  # what typer was told of it
     # In an annotation typer takes the first of an option's names for its default.
-    names = [n for n in (told.default, *(told.param_decls or ())) if str(n).startswith("--")]
-    option = names[0] if names else "--" + parameter.name.replace("_", "-")
-    what = told.metavar if isinstance(told, typer.models.ArgumentInfo) else option
+    given = [str(n) for n in (told.default, *(told.param_decls or ())) if str(n).startswith("-")]
+    names = given or ["--" + parameter.name.replace("_", "-")]
+    what = names[0]
+    if isinstance(told, typer.models.ArgumentInfo):
+        names, what = [], str(told.metavar)
+    if value == Path(".") and not _typed_empty(names, console.arguments):
+        return
     raise UsageError(f"{what} is empty", "give it a value, or leave it out")
+
+
+def _typed_empty(names: Sequence[str], typed: Sequence[str]) -> bool:
+    """Whether it was an empty text, and not `.`, which is the same path. names: of an option, or
+    none."""
+    if not names:
+        return "" in typed
+    return any(f"{name}=" in typed or (name, "") in pairwise(typed) for name in names)
 
 
 def _options(section: type, panel: str) -> list[inspect.Parameter]:

@@ -135,7 +135,7 @@ def dpm_solver_pp(
 ) -> Tensor:
     """DPM-Solver++(2M), Lu et al. 2022b: of second order. Their Algorithm 2 at eta = 0, without
     noise; at eta = 1 the same of the reverse SDE (section 5, SDE-DPM-Solver++(2M)); between and
-    above, of the SDE with eta times the noise's variance (Xue et al. 2023, Eq. 6, tau^2 = eta),
+    above, of the SDE with eta times the noise's variance (Xue et al. 2023, tau^2 = eta),
     which has the same marginals: errors of the steps before are drowned in what is drawn anew.
 
     x_T: [B, ...] standard normal; returns x_0 [B, ...]. noise_scale: factor on the noise added.

@@ -51,8 +51,8 @@ class Backend(Conditioned):
         self.config, self.tokenizer = config, tokenizer
         self.image = tokenizer.image
         self.shape = self.image.shape
-        _check(config, self.shape)
         self.K, self.L = self.image.size, self.image.length
+        _check(config, self.shape, self.L)
         encoder = config.model.text.encoder
         self.captions = None
         if encoder != "none":
@@ -261,7 +261,7 @@ class Backend(Conditioned):
         return logits_fn
 
 
-def _check(config: Config, shape: tuple[int, int, int]) -> None:
+def _check(config: Config, shape: tuple[int, int, int], L: int) -> None:
     """Raise UsageError for settings that do not fit together, naming them."""
     C, side, _ = shape
     for name, here, theirs in (
@@ -273,6 +273,11 @@ def _check(config: Config, shape: tuple[int, int, int]) -> None:
                 f"data.{name} is {here}, the image tokenizer was trained with {theirs}",
                 f"--set data.{name}={theirs}",
             )
+    if config.sample.steps > L:
+        raise UsageError(
+            f"sample.steps {config.sample.steps} is more than the {L} tokens of a picture",
+            f"--set sample.steps={L}, or fewer",
+        )
     told = config.model.classes or config.model.text.encoder != "none"
     guides = told and config.masking.drop_condition
     if config.sample.guidance_scale != 1.0 and not guides:
