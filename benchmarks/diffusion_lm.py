@@ -6,7 +6,7 @@
 
 speed: 200 steps against the original's way of decoding, which is 2,000 ancestral steps in fp32 with
 the distances to the whole vocabulary at each; the same weights, in turns of 16 sentences, judged by
---judge; and DPM-Solver++'s 50 steps.
+--judge; and DPM-Solver++'s 50 steps, also with four times the chain's noise, and those in 20.
 clamp: what the clamp costs of a step. forward: the paper's network and that of --checkpoint, as
 shares of the matrix product. quality: captions at 200, 50 and 20 steps, with untrained weights
 and shuffled words as controls. infill: held-out captions with one to three words blank. control:
@@ -18,6 +18,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +77,25 @@ def main() -> None:
 def speed(loaded: Loaded, options: Any) -> Figures:
     """Sentences per second and the judge's likelihood of each way, batch by batch in turns."""
     backend = loaded.backend
-    settings = sample_settings(loaded, {"steps": 200})
-    few = sample_settings(loaded, {"steps": 50, "sampler": "dpm++"})
     steps = backend.chain.T
     ways: dict[str, Callable[[list[int]], list[str]]] = {
-        f"original, {steps} steps": lambda batch: original(loaded, batch),
-        "gentool, 200 steps, fp32": lambda batch: lines(loaded, batch, settings, "fp32"),
-        "gentool, 50 steps of dpm++, fp32": lambda batch: lines(loaded, batch, few, "fp32"),
+        f"original, {steps} steps": lambda batch: original(loaded, batch)
     }
-    if has_bf16(pick_device("auto")):
-        ways["gentool, 200 steps, bf16"] = lambda b: lines(loaded, b, settings, "bf16")
+    plain = {"steps": 200, "sampler": "ancestral"}
+    noisy = {"sampler": "dpm++", "eta": 4.0}
+    for name, given, precision in (
+        ("200 steps", plain, "fp32"),
+        ("50 steps of dpm++", {"steps": 50, "sampler": "dpm++", "eta": 0.0}, "fp32"),
+        ("50 steps of dpm++ with four times the noise", {"steps": 50, **noisy}, "fp32"),
+        ("20 steps of dpm++ with four times the noise", {"steps": 20, **noisy}, "fp32"),
+        ("200 steps", plain, "bf16"),
+    ):
+        if precision == "bf16" and not has_bf16(pick_device("auto")):
+            continue
+        settings = sample_settings(loaded, given)
+        ways[f"gentool, {name}, {precision}"] = partial(
+            lines, loaded, settings=settings, precision=precision
+        )
     texts: dict[str, list[str]] = {name: [] for name in ways}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for start in range(0, options.turns * TURN, TURN):

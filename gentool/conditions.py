@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from gentool.data.holdout import train_and_validation
-from gentool.data.source import Data, Source, consecutive
+from gentool.data.images import first_pictures
+from gentool.data.source import Data, Source
 from gentool.errors import BadDataError, UsageError
 from gentool.nn.text import Captions
 from gentool.render import grid, to_uint8
@@ -117,7 +118,8 @@ class Conditioned(ABC):
         y = torch.arange(SHOWN) % self.classes if self.classes else None  # each class in turn
         lines: list[str] = []
         if self.captions:
-            lines = [example.caption for example in consecutive(self._held_out, 0, SHOWN)]
+            held_out = first_pictures(self._held_out, SHOWN, self.config.data)
+            lines = [example.caption for example in held_out]
             lines = (SHOWN * lines)[:SHOWN]
         text = self.captions.rows(lines) if self.captions else None
         images = self.draw(network, rng, self.config.sample, lambda *_: poll(), y=y, text=text)

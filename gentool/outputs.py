@@ -106,8 +106,6 @@ def _write_grid(batches: Batches, out: str, tell: Tell, columns: int | None) -> 
 def text_file(out: str) -> Iterator[TextIO]:
     """Where lines of text go: a file, which appears whole, or standard output for `-`."""
     if out == "-":
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # whatever the locale says, as for input
         yield sys.stdout
         return
     path = Path(out)

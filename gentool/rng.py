@@ -16,7 +16,8 @@ from torch import Tensor
 def seed_of(*parts: int | str) -> int:
     """A 63-bit seed from what a draw is for, e.g. `seed_of("sample", seed, index)`."""
     text = "\0".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 def generator(*parts: int | str) -> torch.Generator:

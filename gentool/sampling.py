@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from functools import partial
-from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -23,11 +22,16 @@ Item = TypeVar("Item")
 
 def sample_settings(loaded: Loaded, given: Tree, section: type | None = None) -> Any:
     """The checkpoint's sampling defaults with `given` over them, as a `section` that extends the
-    backend's sample section, if one is named. Raises UsageError, also for what is given and would
-    do nothing."""
+    backend's sample section, if one is named. What was saved for another sampler, say, than the one
+    given is not taken over. Raises UsageError, also for what is given and would do nothing."""
     section = section or type(loaded.config.sample)
-    names = {field.name for field in fields(section)}
-    saved = {k: v for k, v in loaded.run_config.config["sample"].items() if k in names}
+    saved = loaded.run_config.config["sample"]
+    changed = {name for name, value in given.items() if saved.get(name, value) != value}
+    saved = {
+        field.name: saved[field.name]
+        for field in fields(section)
+        if field.name in saved and field.metadata["of"] not in changed
+    }
     settings: Any = build(section, merge(saved, given), OPTION)
     refuse_idle(settings, given)
     return settings
@@ -144,7 +148,7 @@ def most_alike(candidates: Sequence[Sequence[int]]) -> int:
 
 def fill_lines(
     loaded: Loaded,
-    lines: Iterable[str | BadDataError],
+    lines: Iterable[str | BadDataError | None],
     seed: int,
     settings: Any,
     num: int,
@@ -156,12 +160,13 @@ def fill_lines(
     in place of the texts why it cannot be filled. unknown: told the number of a line to be filled
     that has words which the model does not know. how: as for `draw_samples`.
 
-    Lines are taken `batch_size` at a time, so that input without end is no trouble. Those that have
-    no blanks cost nothing.
+    Lines are taken `batch_size` at a time, so that input without end is no trouble. None among the
+    lines: no other has come for a while, so those that are waiting are filled. Those that have no
+    blanks cost nothing.
     """
     assert loaded.tokenizer is not None  # a model that fills lines has one
     unk = loaded.tokenizer.special("unk")
-    for batch in _batched(enumerate(lines), how["batch_size"]):
+    for batch in _batched(lines, how["batch_size"]):
         jobs: list[tuple[int, Any]] = []
         for number, line in batch:
             try:
@@ -195,7 +200,16 @@ def fill_lines(
             yield number, job if isinstance(job, BadDataError) else texts[number]
 
 
-def _batched(items: Iterable[Item], n: int) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, n)):
+def _batched(lines: Iterable[Item | None], n: int) -> Iterator[list[tuple[int, Item]]]:
+    """The lines with their numbers, n at a time, or those there were when None came."""
+    batch: list[tuple[int, Item]] = []
+    number = 0
+    for line in lines:
+        if line is not None:
+            batch.append((number, line))
+            number += 1
+        if batch and (line is None or len(batch) == n):
+            yield batch
+            batch = []
+    if batch:
         yield batch

@@ -29,14 +29,16 @@ def setting(
     high: float | None = None,
     fixed: bool = True,
     idle: tuple[Any, ...] = (),
+    of: str = "",
 ) -> Any:
     """A dataclass field with its help text and the values it takes (low and high inclusive).
 
     fixed=False: may differ when a run is resumed (steps, intervals). idle: a field beside it, and
-    the values of that with which this one does nothing (`refuse_idle`).
+    the values of that with which this one does nothing (`refuse_idle`). of: a field beside it, to
+    one value of which this one is fitted.
     """
     metadata = {"help": help, "choices": tuple(choices), "low": low, "high": high, "fixed": fixed,
-                "idle": idle}  # fmt: skip
+                "idle": idle, "of": of}  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
 

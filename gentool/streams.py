@@ -95,6 +95,16 @@ def _split(pieces: Iterable[bytes | None]) -> Iterator[bytes | None]:
         yield b"".join(begun)
 
 
+def clean(text: str) -> str:
+    """`text` with U+FFFD for lone surrogates, which no UTF-8 holds."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def one_line(text: str) -> str:
+    """The text as a line of its own: what a model writes may have ends of lines in it."""
+    return " ".join(text.split("\n"))
+
+
 def place(where: str) -> str:
     """What messages call it."""
     return "standard input" if where == "-" else where

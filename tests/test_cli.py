@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 
 from gentool.cli.main import app, run
@@ -128,11 +129,19 @@ def test_ctrl_c_outside_training_is_130_without_a_traceback(cli, monkeypatch):
     assert result.code == 130 and "Traceback" not in result.err
 
 
+def torch_out_of_memory() -> RuntimeError:
+    """What torch says here of more memory than there is."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 50)
+    return caught.value
+
+
 @pytest.mark.parametrize(
     "error, code",
     [
         (MemoryError(), 6),
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate"), 6),
+        (torch_out_of_memory(), 6),
         (OSError(28, "No space left on device"), 1),
         (PermissionError(13, "Permission denied", "x"), 1),
         (ZeroDivisionError("division by zero"), 1),
@@ -246,3 +255,15 @@ if __name__ == "__main__":
     os.environ.pop("GENTOOL_SEED", None)
     SURFACE.write_text("\n".join(surface()) + "\n")
     print(json.dumps(len(surface())))
+
+
+def test_output_is_utf_8_whatever_the_locale():
+    run = subprocess.run(
+        [sys.executable, "-m", "gentool", "list", "data"],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        timeout=120,
+    )
+    assert run.returncode == 0 and not run.stdout.isascii()
+    assert run.stdout.decode().endswith("\n")

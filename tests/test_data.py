@@ -20,7 +20,7 @@ from gentool import render
 from gentool.data.check import Report, scan
 from gentool.data.config import ImageData
 from gentool.data.decode import decode, fit
-from gentool.data.images import open_images
+from gentool.data.images import first_pictures, open_images
 from gentool.data.sheet import contact_sheet, describe
 from gentool.data.source import Example
 from gentool.errors import (
@@ -343,6 +343,27 @@ def test_flip_and_crop_come_from_the_generator():
         fit(picture(0, *shape), case, rng)
         after.add(torch.rand((), generator=rng).item())
     assert len(after) == 1
+
+
+def test_a_random_crop_reaches_both_ends():
+    image = np.arange(10, dtype=np.uint8)[None, :, None].repeat(8, axis=0).repeat(3, axis=2)
+    config = ImageData(crop="random", image_size=8)
+    begins = [int(fit(image, config, generator(i))[0, 0, 0]) for i in range(300)]
+    assert {begin: begins.count(begin) > 60 for begin in sorted(set(begins))} == {
+        0: True, 1: True, 2: True,
+    }  # fmt: skip
+
+
+def test_previews_do_without_pictures_that_cannot_be_read(tmp_path):
+    for number in range(5):
+        Image.fromarray(picture(number)).save(tmp_path / f"{number}.png")
+    (tmp_path / "3.png").write_bytes((tmp_path / "3.png").read_bytes()[:40])
+    source = open_images(ImageData(spec=(str(tmp_path),)))
+    with pytest.raises(BadDataError, match="3.png"):
+        first_pictures(source, 9, ImageData())
+    skipping = ImageData(on_error="skip")
+    assert len(first_pictures(source, 9, skipping)) == 4
+    assert len(first_pictures(source, 2, skipping)) == 2
 
 
 # Looking

@@ -9,6 +9,7 @@ from conftest import draws, states_of, two_things
 
 from gentool.data.scenes import Scenes, draw_scene, parse_caption, render, split_of
 from gentool.evaluate.attributes import attribute_figures
+from gentool.evaluate.figures import parse_gate
 from gentool.evaluate.scenes import Verdict
 
 N = 24
@@ -393,3 +394,28 @@ def test_accuracy_by_attribute_is_at_chance_for_shuffled_captions(figures, files
     np.save(tmp_path / "noise.npy", noise)
     values = figures("--images", tmp_path / "noise.npy", "--captions", captions)
     assert values["scene_accuracy[shape]"] == 0 and values["scene_accuracy[count]"] == 0
+
+
+def test_a_gate_on_a_figure_with_a_comparison_in_its_name():
+    metric, compare, limit = parse_gate("scene_confusion[color: red > blue]<=0.1")
+    assert (metric, limit) == ("scene_confusion[color: red > blue]", 0.1)
+    assert compare(0.1, limit) and not compare(0.2, limit)
+
+
+def test_pictures_that_nothing_would_write_are_refused(cli):
+    for options in (("--pictures", "x.jpg"), ("--pictures", "x.png", "--metric", "loss")):
+        result = cli("eval", "mvtm", *options)
+        assert result.code == 2 and "--pictures" in result.err
+
+
+def test_texts_that_are_all_empty_are_bad_data(cli, text_run, tmp_path):
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n" * 9)
+    result = cli("eval", "diffusion-lm", "-c", text_run, "--data", empty, "-n", 4,
+                 "--metric", "diversity", "-q")  # fmt: skip
+    assert result.code == 4 and "empty" in result.err and len(result.err.splitlines()) <= 2
+
+
+def test_steering_without_a_control_is_refused(cli, text_run):
+    result = cli("eval", "diffusion-lm", "-c", text_run, "--guidance-scale", 5, "-q")
+    assert result.code == 2 and "without a control" in result.err

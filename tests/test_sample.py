@@ -10,6 +10,9 @@ import pytest
 from conftest import states_of
 from PIL import Image
 
+from gentool.checkpoint.load import load_checkpoint
+from gentool.sampling import sample_settings
+
 
 @pytest.fixture
 def sample(cli, tiny_run):
@@ -191,3 +194,12 @@ def test_a_read_only_checkpoint_can_be_sampled(cli, tiny_run, tmp_path):
     for path in [run, *run.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
     assert result.code == 0
+
+
+def test_the_noise_saved_for_one_sampler_is_not_that_of_another(tiny_run):
+    loaded = load_checkpoint(tiny_run, "ddpm")
+    saved = loaded.run_config.config["sample"]
+    saved |= {"sampler": "dpm++", "eta": 4.0}
+    assert sample_settings(loaded, {}).eta == sample_settings(loaded, {"sampler": "dpm++"}).eta == 4
+    assert sample_settings(loaded, {"sampler": "ddim"}).eta == 0
+    assert sample_settings(loaded, {"sampler": "ddim", "eta": 0.5}).eta == 0.5

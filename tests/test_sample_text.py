@@ -16,6 +16,7 @@ from gentool.backends.diffusion_lm.backend import Backend
 from gentool.checkpoint.load import load_checkpoint
 from gentool.errors import BadDataError
 from gentool.sampling import fill_lines, most_alike, sample_settings
+from gentool.tokenizers.words import Words
 
 
 @pytest.fixture
@@ -242,6 +243,23 @@ def test_input_without_end_is_read_as_needed(text_run):
     endless = (taken.append(i) or f"a ___ {i}" for i in count())
     filled = fill_lines(loaded, endless, 0, settings, 1, batch_size=2)
     assert [next(filled)[0] for _ in range(3)] == [0, 1, 2] and len(taken) == 4
+
+
+def test_a_line_is_filled_though_the_next_one_is_late(text_run):
+    loaded = load_checkpoint(text_run, "diffusion-lm")
+    taken = []
+    lines = (taken.append(line) or line for line in ("a ___", None, "b ___", "c ___", None))
+    filled = fill_lines(loaded, lines, 0, sample_settings(loaded, {}), 1, batch_size=64)
+    assert next(filled)[0] == 0 and taken == ["a ___", None]
+    assert [number for number, _ in filled] == [1, 2]
+
+
+def test_a_text_with_ends_of_lines_is_one_line(cli, text_run, monkeypatch):
+    monkeypatch.setattr(Words, "decode", lambda self, ids: "one\ntwo")
+    plain = cli("sample", "diffusion-lm", "-c", text_run, "-n", 2, "-q")
+    assert plain.out == "one two\none two\n"
+    records = cli("sample", "diffusion-lm", "-c", text_run, "-n", 1, "-q", "--json").records
+    assert records[0]["text"] == "one\ntwo"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a pipe of POSIX")

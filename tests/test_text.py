@@ -9,6 +9,7 @@ import datasets
 import pytest
 
 from gentool.data.config import TextData
+from gentool.data.holdout import text_train_and_validation
 from gentool.data.scenes import SPLITS, Scenes, SceneTexts, attributes, parse_caption
 from gentool.data.source import Subset
 from gentool.data.text import Text, open_texts
@@ -353,3 +354,10 @@ def test_show_prints(cli, tmp_path):
     assert cli("data", "show", path, "--start", 3).code == 2
     shown = cli("data", "show", "scenes", "--text", "-n", 1, "--set", "language=zh").out
     assert not shown.isascii() and "shape=circle" in shown
+
+
+def test_a_lone_surrogate_is_told_as_a_character_that_is_none(tmp_path):
+    path = file(tmp_path, "a.jsonl", '{"text": "cut \\ud83d"}\n{"text": "whole \\ud83d\\ude00"}\n')
+    train, held_out = text_train_and_validation(TextData(spec=(str(path),)))
+    found = {source[i].text for source in (train, held_out) for i in range(source.size)}
+    assert found == {"cut \ufffd", "whole \U0001f600"}

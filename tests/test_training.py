@@ -8,7 +8,8 @@ import signal
 
 import pytest
 import torch
-from conftest import log_of, states_of, weights_of
+from conftest import RECIPE, log_of, states_of, weights_of
+from PIL import Image
 from safetensors.torch import load_file
 
 from gentool.backends.ddpm.backend import Backend
@@ -151,6 +152,34 @@ def test_resume_auto_starts_afresh_or_continues(train, tiny_run, tmp_path):
     assert states_of(tmp_path / "run") == [0, 5]
     assert train("--resume", "auto").code == 0
     assert weights_of(tmp_path / "run") == weights_of(tiny_run)
+
+
+def test_the_same_command_begins_on_other_data_and_goes_on(cli, tmp_path):
+    """What a recipe says of scenes alone is left out both times."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number in range(24):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(photos / f"{number}.png")
+    recipe = tmp_path / "both.toml"
+    recipe.write_text(RECIPE.replace('[data]\nspec = "scenes"', '[data]\nlanguage = "both"'))
+    command = ("train", "ddpm", "--recipe", recipe, "--data", photos, "--out", tmp_path / "run")
+    for stop in (5, 10):
+        result = cli(*command, "--resume", "auto", "--stop-at", stop, "-q")
+        assert result.code == 0, result.err
+    assert states_of(tmp_path / "run")[-1] == 10
+
+
+def test_a_link_stays_one_and_the_folder_one_is_in_is_refused(train, tmp_path, monkeypatch):
+    disk, link = tmp_path / "disk", tmp_path / "link"
+    disk.mkdir()
+    link.symlink_to(disk)
+    for more in ((), ("--overwrite",)):
+        assert train("--steps", 1, *more, out=link).code == 0
+        assert link.is_symlink() and states_of(disk) == [0, 1]
+    monkeypatch.chdir(disk)
+    result = train("--steps", 1, "--overwrite", out=".")
+    assert result.code == 2 and "the folder you are in" in result.err
+    assert states_of(disk) == [0, 1]
 
 
 def test_a_differing_setting_is_named_and_steps_may_differ(train, cli, copy):

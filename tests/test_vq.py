@@ -91,7 +91,8 @@ def tiny(**model: object) -> VQ:
     settings = {"patch_size": 4, "channels": 8, "multipliers": (1,), "blocks": 1, "middle": 0}
     settings |= {"norm_groups": 4, "codes": 16, "dimensions": 4}
     with torch_seed("test"):
-        return VQ(build(ModelConfig, settings | model), 3, QuantizerConfig(revive_every=3))
+        quantizer = QuantizerConfig(revive_every=3)
+        return VQ(build(ModelConfig, settings | model), 3, quantizer, per_step=8)
 
 
 def test_distances_are_squared_and_in_fp32():
@@ -182,11 +183,11 @@ def test_training_brings_unused_codes_back():
         network.quantizer.revive_every = 10**9
         for _ in range(6):
             network(x)
-        assert (network.idle < 3).float().mean() < 0.2  # control: without it they stay away
+        assert (network.idle < 3 * 8).float().mean() < 0.2  # control: without it they stay away
         network.quantizer.revive_every = 3
         for _ in range(12):
             network(x)
-    assert (network.idle < 3).float().mean() > 0.6
+    assert (network.idle < 3 * 8).float().mean() > 0.6
 
 
 def test_an_encoder_that_came_first_rests_when_there_are_codes():

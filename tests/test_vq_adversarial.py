@@ -9,6 +9,7 @@ from pictures import VQ
 from safetensors.torch import load_file
 from torch import nn
 
+from gentool.checkpoint.config import read_config
 from gentool.checkpoint.load import load_checkpoint
 from gentool.rng import torch_seed
 from gentool.tokenizers.vq.adversarial import (
@@ -168,3 +169,13 @@ def test_a_tokenizer_is_trained_on_with_a_term_that_it_had_not(cli, recipe, run,
     assert "generator" in log_of(tmp_path / "b")[0] and "generator" not in log_of(tmp_path / "a")[0]
     result = cli("train", "vq", "--recipe", recipe, "--set", "adversarial.layers=2", "--dry-run")
     assert result.code == 2 and "no patch of 8 pixels" in result.err
+
+
+def test_how_a_step_is_divided_does_not_move_the_start(cli, recipe, tmp_path):
+    run = tmp_path / "run"
+    assert cli("train", "vq", "--recipe", recipe, "--out", run, "--stop-at", 5, "-q").code == 0
+    batch = read_config(run).config["train"]["batch_size"]
+    halves = ("--set", f"train.batch_size={batch // 2}", "--set", "train.accumulate=2")
+    assert cli("train", "vq", "--out", run, "--resume", "latest", *halves, "-q").code == 0
+    first = next(r["step"] for r in log_of(run) if "discriminator" in r)
+    assert first == START + 1

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from gentool.cli.console import console
 from gentool.cli.options import value
 from gentool.errors import BadDataError, UsageError
+from gentool.streams import one_line
 
 Answers = Iterable[tuple[int, list[Any] | BadDataError]]
 OnError = Annotated[
@@ -50,7 +51,7 @@ def write_answers(
             console.stop()  # a bar on the terminal makes way for the lines
             for answer in found or [None] * num:
                 told = record(number, answer)
-                line = json.dumps(told, ensure_ascii=False) if as_json else told["text"]
+                line = json.dumps(told, ensure_ascii=False) if as_json else one_line(told["text"])
                 file.write(line + "\n")
             file.flush()
             n = number + 1

@@ -50,7 +50,7 @@ def decode_text(
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.render.traces import check_trace_target
     from gentool.sampling import fill_lines, sample_settings, words
-    from gentool.streams import stream_any_lines
+    from gentool.streams import arriving_lines
 
     if trace:
         check_trace_target(trace, out=out)
@@ -68,7 +68,7 @@ def decode_text(
         console.info(f"line {number + 1} has words that this model does not know")
 
     with tracing(trace, "decode", loaded, chosen, seed) as how["recorder"]:
-        lines = stream_any_lines(inputs or "-")
+        lines = arriving_lines(inputs or "-")
         filled = fill_lines(loaded, lines, seed, chosen, num, unknown=unknown, **how)
         skipped = write_answers(filled, record, out, num=num, on_error=on_error, as_json=as_json)
     if skipped:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shlex
 import shutil
 import time
@@ -44,6 +45,7 @@ def demo(
 
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / TRAINED).is_dir()):
         raise UsageError(f"{out} is in use", "gentool demo --out DIR")
+    os.environ.pop("GENTOOL_CHECKPOINT", None)  # the tour is of what is shipped
     shutil.rmtree(out / PIPE, ignore_errors=True)
     (out / TRAINED).mkdir(parents=True, exist_ok=True)
     tour = Tour()
@@ -81,11 +83,10 @@ def _pipe(tour: "Tour", folder: Path, num: int) -> None:
     captions, translated = folder / "captions.txt", folder / "captions.zh"
     if not _stage(tour, folder, "sample", "diffusion-lm", "-n", str(num), "--out", str(captions)):
         return
-    tour.captions = captions.read_text(encoding="utf-8").splitlines()
-    decoded = ("decode", "mask-predict", str(captions), "--out", str(translated))
-    if not _stage(tour, folder, *decoded):
+    tour.captions = captions.read_text(encoding="utf-8").split("\n")[:-1]
+    if not _stage(tour, folder, "decode", "mask-predict", str(captions), "--out", str(translated)):
         return
-    tour.translations = translated.read_text(encoding="utf-8").splitlines()
+    tour.translations = translated.read_text(encoding="utf-8").split("\n")[:-1]
     for name in ("ddpm", "mvtm"):
         drawn = folder / name
         if _stage(tour, folder, "decode", name, str(translated), "--out", f"{drawn}/"):
@@ -106,8 +107,7 @@ def _stage(tour: "Tour", folder: Path, verb: str, backend: str, *arguments: str)
     if kept.is_file():
         trace = records.read(kept)
         first = trace.frames[0].sample
-        frames = [frame for frame in trace.frames if frame.sample == first]
-        tour.traces[backend] = Trace(trace.facts, frames)
+        tour.traces[backend] = Trace(trace.facts, [f for f in trace.frames if f.sample == first])
     return True
 
 
@@ -119,7 +119,7 @@ def _judge(tour: "Tour", images: Path, texts: Path) -> "Verdicts | None":
     printed = _try(tour, "eval", "scenes", *files, "--json")
     if printed is None:
         return None
-    told = [json.loads(line) for line in printed.splitlines()]
+    told = [json.loads(line) for line in printed.split("\n")[:-1]]
     each = [record for record in told if record["metric"].startswith("scene_right[")]
     names = ("scene_accuracy", "scene_validity")
     figures = {r["metric"]: r["value"] for r in told if r["metric"].startswith(names)}

@@ -9,8 +9,9 @@ from gentool.cli import options
 from gentool.cli.console import console
 from gentool.cli.figures import Gate, HeldOut, Metric, check_syntax, report
 from gentool.cli.options import value
-from gentool.cli.sample_text import Classifier, Control
-from gentool.registry import Options
+from gentool.cli.sample_text import Classifier, Control, check_steering
+from gentool.errors import UsageError
+from gentool.registry import Options, options_module
 
 
 def evaluate(
@@ -54,6 +55,13 @@ def evaluate(
     gentool eval {backend} --data scenes:test-novel --gate 'loss<=0.1'
     """
     check_syntax(gate)
+    if options_module(backend).KIND == "text":
+        check_steering(settings, control, classifier)
+    if pictures and (pictures.suffix != ".png" or (metric and "reconstruction" not in metric)):
+        raise UsageError(
+            f"--pictures {pictures}: a PNG file, with the metric reconstruction",
+            "--metric reconstruction --pictures FILE.png",
+        )
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.control import open_controls
     from gentool.evaluate.checkpoint import measure

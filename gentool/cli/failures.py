@@ -13,6 +13,9 @@ _OS_HINTS = {
     **dict.fromkeys((errno.EACCES, errno.EROFS), "choose a folder that you may write to"),
 }
 
+# What torch says where a CPU has no memory left, by system.
+_NO_MEMORY = ("not enough memory", "can't allocate memory")
+
 
 def report(error: Exception) -> int:
     """Say what failed and what to do about it; the exit code."""
@@ -41,7 +44,7 @@ def _is_out_of_memory(error: Exception) -> bool:
     torch = sys.modules.get("torch")
     if torch and isinstance(error, torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    return isinstance(error, RuntimeError) and any(told in str(error) for told in _NO_MEMORY)
 
 
 def _os_hint(error: OSError) -> str:

@@ -1,5 +1,6 @@
 """The verbs, and the one place that turns failures into exit codes."""
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -83,6 +84,9 @@ def top(
 def run(arguments: Sequence[str]) -> int:
     """Run one command; its exit code."""
     console.arguments = arguments
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Whatever the locale says, as for input; names of files may be of any bytes.
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     try:
         code = app(list(arguments), prog_name="gentool", standalone_mode=False)
         sys.stdout.flush()

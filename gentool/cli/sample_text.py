@@ -53,15 +53,13 @@ def sample_text(
     """
     if num and index is not None:
         raise UsageError("--index draws one sample, so it goes without --num")
-    idle = sorted(STEERING & settings.keys()) + (["classifier"] if classifier else [])
-    if idle and not control:
-        option = idle[0].replace("_", "-")
-        raise UsageError(f"--{option} without a control", "--control ATTRIBUTE=VALUE")
+    check_steering(settings, control, classifier)
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.control import open_controls, success
     from gentool.outputs import text_file
     from gentool.render.traces import check_trace_target
     from gentool.sampling import draw_texts, sample_settings, words
+    from gentool.streams import one_line
 
     if trace:
         check_trace_target(trace, out=out)
@@ -93,7 +91,9 @@ def sample_text(
             if controls:
                 record["control"] = controls.held(line.text)
             console.stop()  # a bar on the terminal makes way for the lines
-            file.write((json.dumps(record, ensure_ascii=False) if as_json else line.text) + "\n")
+            file.write(
+                (json.dumps(record, ensure_ascii=False) if as_json else one_line(line.text)) + "\n"
+            )
             file.flush()
             ties, tokens = ties + line.ties, tokens + line.tokens
             texts.append(line.text)
@@ -102,3 +102,13 @@ def sample_text(
         rates = success(controls, texts)
         told = ", ".join(f"{name} {round(len(texts) * rate)}" for name, rate in rates.items())
         console.info(f"of {len(texts)} samples have what was asked for: {told}")
+
+
+def check_steering(
+    settings: dict[str, Any], control: list[str] | None, classifier: str | None
+) -> None:
+    """Raise UsageError for what steers where nothing is asked for."""
+    idle = sorted(STEERING & settings.keys()) + (["classifier"] if classifier else [])
+    if idle and not control:
+        option = idle[0].replace("_", "-")
+        raise UsageError(f"--{option} without a control", "--control ATTRIBUTE=VALUE")

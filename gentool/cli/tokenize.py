@@ -12,7 +12,7 @@ from gentool.cli.options import value
 from gentool.cli.pictures import Out
 from gentool.errors import BadDataError, UsageError
 from gentool.resources import shipped
-from gentool.streams import place, stream_lines
+from gentool.streams import one_line, place, stream_lines
 
 if TYPE_CHECKING:
     from gentool.tokenizers import Tokenizer
@@ -74,7 +74,7 @@ def decode(
         if as_json:
             console.record({"text": text, "tokens": [found.token(id) for id in ids]})
         else:
-            console.result(" ".join(text.split("\n")))  # a line stays a line
+            console.result(one_line(text))
 
 
 def _rows(inputs: str, size: int) -> Iterator[list[int]]:

@@ -1,5 +1,6 @@
 """What `gentool tokenizer` does where the tokens are those of pictures."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ from gentool.cli import options
 from gentool.cli.console import console
 from gentool.cli.options import value
 from gentool.cli.pictures import write
+from gentool.cli.train import environment
 from gentool.errors import BadDataError, UsageError
 from gentool.resources import read_recipe
 from gentool.settings import merge, parse_assignment
@@ -51,8 +53,9 @@ def train(data: list[str], out: Path, size: int | None, assign: list[str]) -> No
         given = merge(given, {"model": {"codes": size}})
     name, tree = read_recipe("vq-scenes")
     del tree["backend"]
+    tree = merge(tree, environment())
     plan = start.Plan("vq", name, tree, given, recipe_given=False, out=out)
-    start.train(plan, "auto", None, None, console)
+    start.train(plan, os.environ.get("GENTOOL_DEVICE") or "auto", None, None, console)
 
 
 def cache(

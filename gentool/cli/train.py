@@ -110,7 +110,9 @@ def train(
 def environment() -> Tree:
     """What GENTOOL_SEED and GENTOOL_PRECISION set over the recipe; a resumed run has its own."""
     chosen = {name: os.environ.get(f"GENTOOL_{name.upper()}") for name in ("seed", "precision")}
-    return {"train": {k: int(v) if v.isdigit() else v for k, v in chosen.items() if v}}
+    return {
+        "train": {k: int(v) if v.isascii() and v.isdecimal() else v for k, v in chosen.items() if v}
+    }
 
 
 def _given(

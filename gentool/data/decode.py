@@ -68,14 +68,14 @@ def fit(image: np.ndarray, config: ImageData, rng: torch.Generator | None) -> np
     the draws that follow depend on neither image nor config; None: no flip, the centre.
     """
     flip, across, down = (1.0, 0.5, 0.5) if rng is None else torch.rand(3, generator=rng).tolist()
-    if config.crop == "center":
-        across = down = 0.5
     picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
     picture = picture.convert("L" if config.channels == 1 else "RGB")
 
     side, size = min(picture.size), config.image_size
-    left = int(across * (picture.width - side))
-    top = int(down * (picture.height - side))
+    left, top = (
+        (length - side) // 2 if config.crop == "center" else int(share * (length - side + 1))
+        for share, length in ((across, picture.width), (down, picture.height))
+    )
     square = (left, top, left + side, top + side)
     if side == size:
         picture = picture.crop(square)

@@ -68,7 +68,11 @@ class HeldOut:
                 if self.config.on_error == "stop":
                     raise
         if not found:
-            raise BadDataError("nothing to validate on: the first shards hold no record")
+            raise BadDataError(
+                "nothing to validate on: of the records held out of the first shards there "
+                "is none" + (", or none as data.where says" if self.config.where else ""),
+                "--set train.validate_every=0 trains without",
+            )
         return Window(self.source, found)
 
 

@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from gentool.data.decode import EXTENSIONS, MAX_BYTES, fit
 from gentool.data.source import Data, Example, Joined, RawImage, Record, Sharded, Source
 from gentool.data.table import Columns, build, class_names, parquet_footer, pick, undecoded
 from gentool.errors import BadDataError, MachineError, NotFoundError, UsageError
+from gentool.rng import generator
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,6 +59,26 @@ def picture(
     pixels = torch.from_numpy(fit(example.image, config, rng)).permute(2, 0, 1)
     image = pixels.contiguous().float() / 127.5 - 1
     return Picture(example.key, image, example.label, example.caption)
+
+
+def first_pictures(source: Source[Example], n: int, config: ImageData) -> list[Picture]:
+    """The first n that can be read, or as many as there are, as they are without augmentation.
+
+    Raises BadDataError for one that cannot be, unless config skips those and there are others.
+    """
+    found: list[Picture] = []
+    rng = generator("pictures")  # for nothing: no draw is used
+    for index in count() if source.size is None else range(source.size):
+        if len(found) == n:
+            break
+        try:
+            found.append(picture(source, index, config, rng, augment=False))
+        except BadDataError:
+            if config.on_error == "stop":
+                raise
+    if not found:
+        raise BadDataError(f"none of {source.size} pictures can be read")
+    return found
 
 
 class Images(ABC):

@@ -13,6 +13,7 @@ from typing import Any
 from gentool.data.config import PairData, TextData
 from gentool.data.source import Joined, Source
 from gentool.errors import BadDataError, NotFoundError, UsageError, nearest
+from gentool.streams import clean
 
 FILES = (".txt", ".csv", ".tsv", ".jsonl")
 SPECS = (
@@ -152,13 +153,14 @@ def look_up(record: Any, path: str) -> Any:
 
 
 def _string(key: str, record: Mapping[str, Any], name: str) -> str:
-    """The text in `name`, without white space at the ends; null is empty. Raises BadDataError."""
+    """The text in `name`, `clean` and without white space at the ends; null is empty. Raises
+    BadDataError."""
     text = look_up(record, name)
     if text is _MISSING:
         raise BadDataError(f"{key}: no {name!r} in it, only {', '.join(record)}")
     if not isinstance(text, str | None):
         raise BadDataError(f"{key}: {name!r} holds {type(text).__name__}, not text")
-    return (text or "").strip()
+    return clean(text or "").strip()
 
 
 def _values(where: str, value: Any) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ class Denoising:
         "what few steps get wrong",
         low=0.0,
         idle=("sampler", "ancestral"),
+        of="sampler",
     )
     noise_scale: float = setting(1.0, "factor on the noise added while sampling", low=0.0)
 

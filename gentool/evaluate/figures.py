@@ -56,7 +56,7 @@ def check_gates(figures: list[Figure], gates: list[str]) -> None:
 
 def parse_gate(gate: str) -> tuple[str, Any, float]:
     """ "kid<0.05" as (metric, comparison, limit). Raises UsageError."""
-    match = re.fullmatch(r"\s*(.*?[^\s=])\s*(>=|<=|>|<)\s*(\S+)\s*", gate)
+    match = re.fullmatch(r"\s*(.*[^\s<>=])\s*(>=|<=|>|<)\s*([^\s<>=]+)\s*", gate)
     try:
         if match and math.isfinite(limit := float(match[3])):
             return match[1], _COMPARE[match[2]], limit

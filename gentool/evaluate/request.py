@@ -13,6 +13,7 @@ from gentool.data.scenes.draw import CANVAS
 from gentool.data.source import Data
 from gentool.data.stream import open_stream
 from gentool.data.text import Text, open_texts
+from gentool.errors import BadDataError
 from gentool.evaluate.figures import Figure
 from gentool.registry import backend_options
 from gentool.sampling import draw_texts
@@ -81,11 +82,16 @@ class Request:
 
     def held_out_texts(self, source: Data, least: int = 0) -> list[Text]:
         """`num` texts of the held-out data or `least` (all of them, if there are fewer), always the
-        same."""
+        same, but for those that are empty. Raises BadDataError if none is left."""
         n = max(self.num, least)
         places = open_stream(source, SEED).next(min(n, source.size or n))
         texts = [place.source[place.index] for place in places]
-        return [text for text in texts if not text.empty]
+        if found := [text for text in texts if not text.empty]:
+            return found
+        raise BadDataError(
+            f"{self.data or 'the held-out data'}: all of {len(texts)} texts are empty",
+            "a larger --num",
+        )
 
     def held_out(self) -> tuple[Data, str]:
         """The data to measure on, and its split in words."""

@@ -1,5 +1,6 @@
 """Figures of an image tokenizer: what is lost on the way to tokens and back."""
 
+import io
 import math
 from collections.abc import Iterable
 
@@ -7,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gentool.checkpoint.atomic import write_file
 from gentool.data.scenes import read_scene
 from gentool.device import pick_device
 from gentool.errors import UsageError
@@ -34,7 +36,9 @@ def reconstruction(request: Request) -> list[Figure]:
     x, x_hat, ids = (torch.cat(parts) for parts in zip(*batches, strict=True))
     if request.pictures:
         request.pictures.parent.mkdir(parents=True, exist_ok=True)
-        pairs(to_uint8(x[:SHOWN]), to_uint8(x_hat[:SHOWN])).save(request.pictures)
+        buffer = io.BytesIO()
+        pairs(to_uint8(x[:SHOWN]), to_uint8(x_hat[:SHOWN])).save(buffer, "PNG")
+        write_file(request.pictures, buffer.getvalue())
     values = token_figures(x, x_hat, ids, image.size)
     if request.of_scenes:
         values |= read_back(to_uint8(x), to_uint8(x_hat))

@@ -49,7 +49,9 @@ def read(path: Path) -> Trace:
     frames = []
     facts: dict[str, Any] = {}
     try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(
+            path.read_text(encoding="utf-8").removesuffix("\n").split("\n"), start=1
+        ):
             record = json.loads(line)
             if number > 1:
                 frames.append(_frame(record))

@@ -46,7 +46,7 @@ class TokenCache:
         try:
             about = json.loads((folder / ABOUT).read_text())
             tokens = np.load(folder / TOKENS, mmap_mode="r", allow_pickle=False)
-            lines = (folder / RECORDS).read_text(encoding="utf-8").splitlines()
+            lines = (folder / RECORDS).read_text(encoding="utf-8").split("\n")[:-1]
             self.records = [json.loads(line) for line in lines]
             made_by, made_of = about["tokenizer"], about["data"]
             self.labels: tuple[str, ...] = tuple(about["labels"])

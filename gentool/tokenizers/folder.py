@@ -153,8 +153,3 @@ def _bytes(path: Path, limit: int) -> bytes:
     if path.stat().st_size > limit:
         raise ValueError(f"{path.name} is larger than {limit} bytes")
     return path.read_bytes()
-
-
-def clean(text: str) -> str:
-    """`text` with U+FFFD for lone surrogates, which no UTF-8 holds."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -18,8 +18,9 @@ from gentool.errors import (
     NotFoundError,
     UsageError,
 )
+from gentool.streams import clean
 from gentool.tokenizers import SPECIALS
-from gentool.tokenizers.folder import Contents, Stored, clean
+from gentool.tokenizers.folder import Contents, Stored
 
 # Who may claim a token first where a tokenizer has one for several purposes (GPT-2: <|endoftext|>).
 _NAMES = {

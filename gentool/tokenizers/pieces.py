@@ -12,8 +12,9 @@ from typing import Any
 import sentencepiece
 
 from gentool.errors import BadCheckpointError, BadDataError, UsageError
+from gentool.streams import clean
 from gentool.tokenizers import NO_TEXT, SPECIALS
-from gentool.tokenizers.folder import Contents, Stored, clean
+from gentool.tokenizers.folder import Contents, Stored
 
 _MARK = "\u2585"  # ▅, which SentencePiece keeps for itself
 _WITHOUT_RESERVED = {0: None, ord(_MARK): None}  # when it trains it skips lines with these

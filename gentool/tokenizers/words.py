@@ -14,8 +14,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from gentool.errors import BadCheckpointError, BadDataError, UsageError
+from gentool.streams import clean
 from gentool.tokenizers import NO_TEXT, SPECIALS
-from gentool.tokenizers.folder import Contents, Stored, clean
+from gentool.tokenizers.folder import Contents, Stored
 
 _CJK = r"\u3001-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff01-\uffef\U00020000-\U0003fffd"
 _MARKS = r"""!"#$%&'()*+,\-./:;<=>?@\[\\\]^`{|}~¡¢£¥§«¶·»¿€\u2010-\u205e"""

@@ -16,6 +16,8 @@ from gentool.settings import Tree, flatten
 
 def check_new(out: Path, overwrite: bool) -> None:
     """Raise UsageError if a new run cannot go to `out`."""
+    if out.resolve() == Path.cwd():  # it is put in place by a rename
+        raise UsageError(f"--out {out} is the folder you are in", "--out DIR, a new one")
     if out.is_dir() and not any(out.iterdir()):
         return
     is_run = (out / "config.json").is_file()
@@ -34,7 +36,9 @@ def check_new(out: Path, overwrite: bool) -> None:
 
 
 def create(out: Path, fill: Callable[[Path], None]) -> None:
-    """Make the run folder `out`: `fill` writes it beside, then it appears by one rename."""
+    """Make the run folder `out`: `fill` writes it beside, then it appears by one rename. A link to
+    a folder stays one."""
+    out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     beside, old = out.with_name(f".{out.name}.new"), out.with_name(f".{out.name}.old")
     for leftover in (beside, old):

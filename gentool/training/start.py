@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from gentool.checkpoint.config import RunConfig, read_config
@@ -122,7 +123,7 @@ def _first_stage(
     second.loader.close()
     if plan.overwrite:
         if second.accelerator.is_main_process:
-            shutil.rmtree(out, ignore_errors=True)
+            shutil.rmtree(out.resolve(), ignore_errors=True)
         second.accelerator.wait_for_everyone()
     second.accelerator.free_memory()
     del second
@@ -202,9 +203,10 @@ def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
         raise BadCheckpointError(f"{run} is a {saved.backend} run, not {plan.backend}")
     # A run that an earlier gentool began has the defaults of settings that came later.
     saved.config = to_tree(build(config_class, saved.config))
-    base = plan.tree if plan.recipe_given else saved.config
-    config = build(config_class, merge(base, plan.given))
-    config = _complete(plan, config) if plan.recipe_given else config
+    if plan.recipe_given:
+        config = _complete(plan, build(config_class, _over(plan.tree, plan.given)))
+    else:
+        config = build(config_class, merge(saved.config, plan.given))
     check_same(run, saved, to_tree(config), free_keys(config_class))
     if config.train.steps < state.step:
         raise UsageError(
@@ -237,6 +239,8 @@ def _trainer(
     backend = _backend(resolved, plan, dry)
     chosen = pick_device(device)
     bf16 = use_bf16(config.train.precision, chosen)
+    if chosen.type == "cuda" and chosen.index is not None:  # accelerate takes the one in use
+        torch.cuda.set_device(chosen)
     accelerator = Accelerator(cpu=chosen.type == "cpu", mixed_precision="bf16" if bf16 else "no")
     return Trainer(backend, config, accelerator, reporter)
 

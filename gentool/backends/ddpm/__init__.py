@@ -119,7 +119,12 @@ class SampleConfig(Denoising):
 class DecodeConfig(SampleConfig):
     """The options of `gentool decode ddpm`: how to sample, and how to fill a hole (RePaint)."""
 
-    jump: int = setting(10, "an edit: steps walked before noise is added again (10)", low=1)
+    jump: int = setting(
+        10,
+        "an edit: steps walked before noise is added again (10)",
+        low=1,
+        idle=("resample", 1),
+    )
     resample: int = setting(10, "an edit: times each such stretch is walked (10)", low=1)
 
     of_edits = ("jump", "resample")

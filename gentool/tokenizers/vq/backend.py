@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from gentool.data.holdout import train_and_validation
-from gentool.data.images import Picture, picture
+from gentool.data.images import Picture, first_pictures, picture
 from gentool.data.source import Data, Example, Source
 from gentool.protocol import Batch
 from gentool.render import pairs, to_uint8
-from gentool.rng import BatchRng, generator
+from gentool.rng import BatchRng
 from gentool.tokenizers.vq import Config
 from gentool.tokenizers.vq.adversarial import adversarial_terms
 from gentool.tokenizers.vq.algorithm import commitment, entropy_loss, processes
@@ -34,11 +34,11 @@ class Backend:
         self.config = config
 
     def network(self) -> nn.Module:
-        config = self.config
-        steps = round(config.quantizer.start * config.train.steps)
-        start = steps * config.train.accumulate  # the network counts micro-batches
-        C, quantizer = config.data.channels, config.quantizer
-        return VQ(config.model, C, quantizer, config.adversarial, start)
+        config, train, quantizer = self.config, self.config.train, self.config.quantizer
+        start = round(quantizer.start * train.steps)
+        per_step = train.batch_size * train.accumulate * processes()
+        C = config.data.channels
+        return VQ(config.model, C, quantizer, config.adversarial, start, per_step)
 
     def sources(self) -> tuple[Data, Source]:
         train, self._held_out = train_and_validation(self.config.data)
@@ -73,7 +73,7 @@ class Backend:
         """The terms of generator and discriminator; before their first step none, or of several
         processes 0: there every parameter has a gradient in every step."""
         adversarial = self.config.adversarial
-        begun = int(network.step) > adversarial.start * self.config.train.accumulate
+        begun = int(network.seen) > adversarial.start * network.per_step
         if not begun and processes() == 1:
             return {}
         terms = adversarial_terms(
@@ -88,7 +88,7 @@ class Backend:
         if not network.n.any():
             return {}, ""  # there are no codes yet
         every, K = self.config.quantizer.revive_every, len(network.e)
-        usage = (network.idle < every).float().mean().item()
+        usage = (network.idle < every * network.per_step).float().mean().item()
         p = network.n / network.n.sum()
         perplexity = (-(p * p.clamp(min=1e-12).log()).sum()).exp().item()
         warning = ""
@@ -104,10 +104,7 @@ class Backend:
     ) -> None:
         """Held-out pictures, each with its reconstruction to the right."""
         poll()
-        source = self._held_out
-        n = min(SHOWN, source.size or SHOWN)
-        rng = generator("preview")
-        examples = [picture(source, i, self.config.data, rng, augment=False) for i in range(n)]
+        examples = first_pictures(self._held_out, SHOWN, self.config.data)
         x = torch.stack([example.image for example in examples])
         x_hat = reconstruct(network, x)
         pairs(to_uint8(x), to_uint8(x_hat)).save(folder / f"{stem}.png")

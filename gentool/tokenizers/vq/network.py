@@ -44,7 +44,7 @@ class VQ(nn.Module):
     n: Tensor
     m: Tensor
     idle: Tensor
-    step: Tensor
+    seen: Tensor
 
     def __init__(
         self,
@@ -53,19 +53,22 @@ class VQ(nn.Module):
         quantizer: QuantizerConfig | None = None,
         adversarial: AdversarialConfig | None = None,
         start: int = 0,
+        per_step: int = 1,
     ) -> None:
-        """quantizer, adversarial, start: needed for training alone. start: batches before there are
-        codes, after which the encoder rests."""
+        """quantizer, adversarial, start, per_step: needed for training alone. start: steps before
+        there are codes, after which the encoder rests. per_step: examples of a step, which comes in
+        several batches where gradients are accumulated or shared: so what is counted are
+        examples."""
         super().__init__()
-        self.config, self.quantizer, self.start = model, quantizer, start
+        self.config, self.quantizer, self.start, self.per_step = model, quantizer, start, per_step
         self.encoder = Encoder(model, image_channels)
         self.decoder = Decoder(model, image_channels)
         K, D = model.codes, model.dimensions
         self.register_buffer("e", torch.zeros(K, D))
         self.register_buffer("n", torch.zeros(K))  # average number of z that chose a code
         self.register_buffer("m", torch.zeros(K, D))  # average of their sum
-        self.register_buffer("idle", torch.zeros(K, dtype=torch.int64))  # steps since it was chosen
-        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("idle", torch.zeros(K, dtype=torch.int64))  # examples since chosen
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))  # examples
         if adversarial and adversarial.weight:
             # The last to be made: what is above begins as it does without one.
             shape = (image_channels, adversarial.channels, adversarial.layers)
@@ -98,9 +101,10 @@ class VQ(nn.Module):
 
     def forward(self, x: Tensor) -> Quantized:
         z = self.features(x)
+        examples = len(x) * processes()
         if self.start:
-            if self.step < self.start and not self.n.any():
-                self.step += self.training
+            if self.seen < self.start * self.per_step and not self.n.any():
+                self.seen += examples * self.training
                 none = z.new_zeros(z.shape[:2])
                 return Quantized(self.pixels(z), z, z, none[..., None], none.long())
             z = z.detach() + 0 * z  # all processes wait for a gradient of every parameter
@@ -112,7 +116,7 @@ class VQ(nn.Module):
         e_id = F.embedding(ids, e)
         x_hat = self.pixels(straight_through(z, e_id))
         if self.training:
-            self._learn(z.detach().flatten(0, 1), ids.flatten(), d.detach().flatten(0, 1))
+            self._learn(z.detach().flatten(0, 1), ids.flatten(), d.detach().flatten(0, 1), examples)
         return Quantized(x_hat, z, e_id, d, ids)
 
     @torch.no_grad()
@@ -126,16 +130,17 @@ class VQ(nn.Module):
         self.m.copy_(self.e * self.n[:, None])
 
     @torch.no_grad()
-    def _learn(self, z: Tensor, ids: Tensor, d: Tensor) -> None:
-        """Move the codes towards the z [M, D] that chose them; put those elsewhere that none chose.
-        d [M, K]"""
+    def _learn(self, z: Tensor, ids: Tensor, d: Tensor, examples: int) -> None:
+        """Move the codes towards the z [M, D], of so many examples, that chose them; put those
+        elsewhere that none chose. d [M, K]"""
         assert self.quantizer
         counts = update_codebook(self.e, self.n, self.m, z, ids, self.quantizer.decay)
-        self.step += 1
-        self.idle += 1
+        self.seen += examples
+        self.idle += examples
         self.idle[counts > 0] = 0
-        if int(self.step) % self.quantizer.revive_every == 0:
-            dead = self.idle >= self.quantizer.revive_every
+        every = self.quantizer.revive_every * self.per_step
+        if int(self.seen) % every == 0:
+            dead = self.idle >= every
             self.n[dead] = 0
             self.m[dead] = 0
         if not self.n.all():

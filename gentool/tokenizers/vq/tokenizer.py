@@ -15,7 +15,7 @@ from gentool.tokenizers.folder import Contents, Stored
 from gentool.tokenizers.vq import ModelConfig
 from gentool.tokenizers.vq.network import VQ
 
-STATISTICS = ("n", "m", "idle", "step")
+STATISTICS = ("n", "m", "idle", "seen")
 """Buffers that only training needs."""
 
 
