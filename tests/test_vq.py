@@ -293,7 +293,7 @@ def test_a_cut_run_ends_in_the_same_bytes(cli, recipe, run, tmp_path):
     arguments = ("train", "vq", "--recipe", recipe, "--out", out)
     assert cli(*arguments, "--stop-at", 7).code == 0
     state = load_file(out / "state/step-00000007/model.safetensors")
-    assert {"e", "n", "m", "idle", "step"} <= state.keys() and int(state["step"]) == 7
+    assert {"e", "n", "m", "idle", "seen"} <= state.keys() and int(state["seen"]) == 7 * 4
     assert cli(*arguments, "--resume", "latest").code == 0
     assert weights_of(out) == weights_of(run) and log_of(out) == log_of(run)
 
