@@ -30,7 +30,7 @@ def sample_settings(loaded: Loaded, given: Tree, section: type | None = None) ->
     saved = {
         field.name: saved[field.name]
         for field in fields(section)
-        if field.name in saved and field.metadata["of"] not in changed
+        if field.name in saved and field.metadata.get("of") not in changed
     }
     settings: Any = build(section, merge(saved, given), OPTION)
     refuse_idle(settings, given)
