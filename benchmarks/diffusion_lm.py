@@ -5,12 +5,13 @@
     python benchmarks/diffusion_lm.py control --control shape=circle --control color=red
 
 speed: 200 steps against the original's way of decoding, which is 2,000 ancestral steps in fp32 with
-the distances to the whole vocabulary at each; the same weights, in turns of 16 sentences, judged by
---judge; and DPM-Solver++'s 50 steps, also with four times the chain's noise, and those in 20.
+the distances to the whole vocabulary at each; the same weights, in turns of --turn sentences,
+judged by --judge; and DPM-Solver++'s 50 steps, also with twice the chain's noise, and those in 20.
 clamp: what the clamp costs of a step. forward: the paper's network and that of --checkpoint, as
-shares of the matrix product. quality: captions at 200, 50 and 20 steps, with untrained weights
-and shuffled words as controls. infill: held-out captions with one to three words blank. control:
-each --control alone and all of them, and every --length.
+shares of the matrix product. quality: captions at 200, 50 and 20 steps as the checkpoint samples,
+and at 200 ancestral ones, with untrained weights and shuffled words as controls. infill: held-out
+captions with one to three words blank. control: each --control alone and all of them, and every
+--length; both as the checkpoint samples.
 """
 
 import argparse
@@ -41,7 +42,7 @@ from gentool.evaluate.texts import diversity_figures, judge, scenes
 from gentool.rng import BatchRng, torch_seed
 from gentool.sampling import draw_texts, fill_lines, sample_settings
 
-BATCH, TURN = 64, 16  # samples at a time; where a way is slow
+BATCH = 64  # samples at a time
 Figures = list[dict[str, Any]]
 
 
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--classifier")
     parser.add_argument("--num", type=int, default=256)
     parser.add_argument("--turns", type=int, default=3, help="of speed")
+    parser.add_argument("--turn", type=int, default=16, help="sentences of a turn")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--control", action="append", default=[])
     parser.add_argument("--guidance-scale", type=float, default=1.0)
@@ -82,12 +84,12 @@ def speed(loaded: Loaded, options: Any) -> Figures:
         f"original, {steps} steps": lambda batch: original(loaded, batch)
     }
     plain = {"steps": 200, "sampler": "ancestral"}
-    noisy = {"sampler": "dpm++", "eta": 4.0}
+    noisy = {"sampler": "dpm++", "eta": 2.0}
     for name, given, precision in (
         ("200 steps", plain, "fp32"),
         ("50 steps of dpm++", {"steps": 50, "sampler": "dpm++", "eta": 0.0}, "fp32"),
-        ("50 steps of dpm++ with four times the noise", {"steps": 50, **noisy}, "fp32"),
-        ("20 steps of dpm++ with four times the noise", {"steps": 20, **noisy}, "fp32"),
+        ("50 steps of dpm++ with twice the noise", {"steps": 50, **noisy}, "fp32"),
+        ("20 steps of dpm++ with twice the noise", {"steps": 20, **noisy}, "fp32"),
         ("200 steps", plain, "bf16"),
     ):
         if precision == "bf16" and not has_bf16(pick_device("auto")):
@@ -98,22 +100,23 @@ def speed(loaded: Loaded, options: Any) -> Figures:
         )
     texts: dict[str, list[str]] = {name: [] for name in ways}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for start in range(0, options.turns * TURN, TURN):
+    for start in range(0, options.turns * options.turn, options.turn):
         for name, way in ways.items():
             synchronize()
             began = time.perf_counter()
-            texts[name] += way(list(range(start, start + TURN)))
+            texts[name] += way(list(range(start, start + options.turn)))
             synchronize()
             seconds[name].append(time.perf_counter() - began)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     nll = {name: judged(drawn, options) for name, drawn in texts.items()} if options.judge else {}
     first, *_ = ways
     parameters = sum(p.numel() for p in loaded.network.parameters())
-    facts = {"batch": TURN, "repeats": len(seconds[first]), "seed": 0, "parameters": parameters}
+    n = options.turn
+    facts = {"batch": n, "repeats": len(seconds[first]), "seed": 0, "parameters": parameters}
     figures = []
     for name in ways:
         figures += [
-            {"metric": f"sentences per second[{name}]", "value": round(TURN / medians[name], 3),
+            {"metric": f"sentences per second[{name}]", "value": round(n / medians[name], 3),
              "ratio": round(medians[first] / medians[name], 2), **facts}
         ]  # fmt: skip
     for name, value in nll.items():
@@ -172,7 +175,7 @@ def clamp(loaded: Loaded, options: Any) -> Figures:
     for name, (network, L, d) in pairs.items():
         network = network.to(pick_device("auto")).eval()
         E = network.get_parameter("embedding.weight").detach()
-        x = BatchRng.for_samples(0, range(TURN)).normal(L, d).to(E)
+        x = BatchRng.for_samples(0, range(options.turn)).normal(L, d).to(E)
 
         def step(share: float, f: Any = network, E: Tensor = E, x: Tensor = x) -> Callable[[], Any]:
             denoise = denoiser(f, E, backend.chain, clamp=share)
@@ -181,7 +184,7 @@ def clamp(loaded: Loaded, options: Any) -> Figures:
         times = alternate({"clamped": step(1.0), "free": step(0.0)}, 3 * options.repeats)
         cost = times["clamped"] / times["free"] - 1
         figures.append({"metric": f"clamp, share of a step[{name}]", "value": round(cost, 4),
-                        "batch": TURN, "repeats": 3 * options.repeats})  # fmt: skip
+                        "batch": options.turn, "repeats": 3 * options.repeats})  # fmt: skip
     return figures
 
 
@@ -248,13 +251,13 @@ def flops(model: ModelConfig, L: int) -> float:
 # Figures ----------------------------------------------------------------------------------------
 
 
-def request_of(loaded: Loaded, options: Any, steps: int) -> Request:
-    settings = sample_settings(loaded, {"steps": steps})
-    return Request(loaded, settings, None, options.num, 0, "auto", BATCH, None, options.judge)
+def request_of(loaded: Loaded, options: Any, given: dict[str, Any]) -> Request:
+    settings = sample_settings(loaded, given)
+    return Request(loaded, settings, None, options.num, 0, "auto", BATCH, "auto", options.judge)
 
 
 def quality(loaded: Loaded, options: Any) -> Figures:
-    """Captions at several numbers of steps; the controls are at the first of them."""
+    """Captions drawn in several ways; the controls are at the first of them."""
     figures: Figures = []
 
     def measure(label: str, request: Request) -> None:
@@ -264,21 +267,22 @@ def quality(loaded: Loaded, options: Any) -> Figures:
                 metric = metric if "]" in metric else f"{metric}[{label}]"
                 figures.append({"metric": metric, "value": figure.value, "n": figure.n, "seed": 0})
 
-    for steps in (200, 50, 20):
-        request = request_of(loaded, options, steps)
+    ways: dict[str, dict[str, Any]] = {f"{n} steps": {"steps": n} for n in (200, 50, 20)}
+    ways["200 ancestral steps"] = {"steps": 200, "sampler": "ancestral"}
+    for label, given in ways.items():
+        request = request_of(loaded, options, given)
         began = time.perf_counter()
         texts = request.texts
         each = (time.perf_counter() - began) / len(texts)
-        measure(f"{steps} steps", request)
-        figures.append({"metric": f"seconds per sample[{steps} steps]", "value": each,
-                        "n": len(texts)})  # fmt: skip
-        if steps == 200:
-            shuffled = request_of(loaded, options, steps)
+        measure(label, request)
+        figures.append({"metric": f"seconds per sample[{label}]", "value": each, "n": len(texts)})
+        if label == "200 steps":
+            shuffled = request_of(loaded, options, given)
             shuffled.texts = [shuffle(text, i) for i, text in enumerate(texts)]
             measure("words shuffled", shuffled)
     with torch_seed("untrained"):
         loaded.network = loaded.backend.network()
-    measure("untrained", request_of(loaded, options, 20))
+    measure("untrained", request_of(loaded, options, ways["20 steps"]))
     return figures
 
 
@@ -304,7 +308,7 @@ def infill(loaded: Loaded, options: Any) -> Figures:
     lines = [" ".join(words) for words in given]
     values = {"grammatical[words at random]": grammatical(chance)}
     for seen in ("clean", "noised"):
-        settings = sample_settings(loaded, {"steps": 200, "given": seen}, DecodeConfig)
+        settings = sample_settings(loaded, {"given": seen}, DecodeConfig)
         drawn = fill_lines(loaded, lines, 0, settings, 1, batch_size=BATCH)
         filled = [texts[0].split() for _, texts in drawn]
         kept = [len(before) == len(after) and all(a in ("___", b) for a, b in
@@ -338,7 +342,7 @@ def control(loaded: Loaded, options: Any) -> Figures:
 
     how = {"batch_size": BATCH, "device": "auto"}
     pushed = {"guidance_scale": options.guidance_scale, "control_rate": options.control_rate}
-    settings = sample_settings(loaded, {"steps": 200, **pushed})
+    settings = sample_settings(loaded, pushed)
     plain = [line.text for _, line in draw_texts(loaded, range(options.num), 0, settings, **how)]
     for controls in wanted:
         opened = open_controls(loaded, controls, options.classifier, "auto")
@@ -348,7 +352,7 @@ def control(loaded: Loaded, options: Any) -> Figures:
         measure(f"controlled: {label}", texts, success(opened, texts))
         measure(f"plain: {label}", plain, success(opened, plain))
     for length in options.length:
-        settings = sample_settings(loaded, {"steps": 200, "length": length})
+        settings = sample_settings(loaded, {"length": length})
         drawn = draw_texts(loaded, range(options.num), 0, settings, **how)
         texts = [line.text for _, line in drawn]
         right = [len(loaded.tokenizer.encode(text)) == length for text in texts]  # type: ignore
