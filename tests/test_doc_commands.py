@@ -144,10 +144,11 @@ def laid(tmp_path_factory) -> Path:
     (folder / "files").mkdir()
     desk.fill(folder / "files")
     shipped = resources.shipped("checkpoints")
-    for name in ("diffusion-lm-scenes", "mask-predict-scenes"):  # whose lines are to be judged
+    # Those whose lines are to be judged, and what steers them.
+    for name in ("diffusion-lm-scenes", "diffusion-lm-control-scenes", "mask-predict-scenes"):
         copy = shutil.copytree(shipped[name], folder / "package" / "checkpoints" / name)
         config = (copy / "config.json").read_text()
-        (copy / "config.json").write_text(config.replace('"steps": 200,', '"steps": 20,'))
+        (copy / "config.json").write_text(config.replace('"steps": 50,', '"steps": 20,'))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resources, "_PACKAGE", folder / "package")
         patch.setattr(holdout, "ENOUGH", 500)
