@@ -37,8 +37,8 @@ def main(run: str, name: str) -> None:
     _, recipe = read_recipe(name)
     sample = type(options_module(facts["backend"]).Config().sample)
     facts["config"]["sample"] = to_tree(build(sample, recipe.get("sample", {})))
-    if "image" in facts["config"].get("tokenizer", {}):
-        facts["config"]["tokenizer"]["image"] = ""  # it brings its own, from wherever it came
+    for place in {"image", "name"} & facts["config"].get("tokenizer", {}).keys():
+        facts["config"]["tokenizer"][place] = ""  # it brings its own, from wherever it came
     text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
     (target / "config.json").write_text(text)
     if (tokenizer := Path(run) / "tokenizer").is_dir():
