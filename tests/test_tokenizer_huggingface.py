@@ -11,9 +11,10 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from gentool.errors import BadCheckpointError, NotFoundError, UsageError
+from gentool.streams import clean
 from gentool.tokenizers import SPECIALS, load, pretrained
 from gentool.tokenizers.config import TokenizerConfig, make
-from gentool.tokenizers.folder import ABOUT, clean
+from gentool.tokenizers.folder import ABOUT
 
 TEXTS = ["a red circle is above a small blue square", "一个红色的小圆形在左上角", "</s> mask"] * 9
 END, EXTRA = "<|endoftext|>", "<|extra|>"  # EXTRA is special, but none of gentool's

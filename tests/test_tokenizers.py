@@ -19,9 +19,10 @@ from gentool.errors import (
     NotFoundError,
     UsageError,
 )
+from gentool.streams import clean
 from gentool.tokenizers import KINDS, SPECIALS, load, pretrained, train, words
 from gentool.tokenizers.config import TokenizerConfig, make
-from gentool.tokenizers.folder import ABOUT, FILES, clean
+from gentool.tokenizers.folder import ABOUT, FILES
 
 DATA = Path("/work/shared/data")
 SIZES = {"words": None, "unigram": 200, "bpe": 200, "char": None}
