@@ -16,16 +16,16 @@ from gentool.settings import Tree, flatten
 
 def check_new(out: Path, overwrite: bool) -> None:
     """Raise UsageError if a new run cannot go to `out`."""
-    if out.resolve() == Path.cwd():  # it is put in place by a rename
-        raise UsageError(f"--out {out} is the folder you are in", "--out DIR, a new one")
-    if out.is_dir() and not any(out.iterdir()):
-        return
     is_run = (out / "config.json").is_file()
     if is_run and not overwrite:
         raise UsageError(
             f"{out} already holds a run",
             "--resume latest continues it, --overwrite replaces it, --out DIR goes elsewhere",
         )
+    if out.resolve() == Path.cwd():  # it is put in place by a rename
+        raise UsageError(f"--out {out} is the folder you are in", "--out DIR, a new one")
+    if out.is_dir() and not any(out.iterdir()):
+        return
     if (out / "vq").is_dir() and not is_run:
         raise UsageError(
             f"{out} holds the first stage of a run",
