@@ -151,7 +151,7 @@ def original(loaded: Loaded, batch: list[int]) -> list[str]:
     return [backend.line(row, far).text for row in ids]
 
 
-def lines(loaded: Loaded, batch: list[int], settings: Any, precision: str | None) -> list[str]:
+def lines(loaded: Loaded, batch: list[int], settings: Any, precision: str) -> list[str]:
     how = {"batch_size": BATCH, "precision": precision}
     return [line.text for _, line in draw_texts(loaded, batch, 0, settings, **how)]
 

@@ -319,3 +319,10 @@ def test_weights_without_tokens_are_written_as_before(tmp_path):
         "tensors_sha256",
         "tokenizer_sha256",
     ]
+
+
+@pytest.mark.parametrize("name, value", [("DEVICE", "nosuch"), ("SEED", "²")])
+def test_the_environment_counts_for_tokens_of_pictures_too(cli, monkeypatch, tmp_path, name, value):
+    monkeypatch.setenv(f"GENTOOL_{name}", value)
+    result = cli("tokenizer", "train", "--kind", "vq", "--data", "scenes", "-o", tmp_path / "t")
+    assert result.code == 2 and value in result.err and not (tmp_path / "t").exists()

@@ -140,6 +140,7 @@ def test_no_text_breaks_out_of_a_page(tmp_path):
 
 def test_masks_and_confidences_come_back_from_a_file_and_are_drawn(tmp_path):
     trace = made_up()
+    trace.facts["line"] = "an end of\u2028a line that is none of the file's"
     write_trace(trace, tmp_path / "x.jsonl")
     again = records.read(tmp_path / "x.jsonl")
     assert again.facts == trace.facts and len(again.frames) == 8
