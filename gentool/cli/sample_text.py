@@ -45,7 +45,7 @@ def sample_text(
 
     \b
     gentool sample {backend} -n 16
-    gentool sample {backend} --steps 50 --length 9 --seed 3 > lines.txt
+    gentool sample {backend} --steps 20 --length 8 --seed 3 > lines.txt
     gentool sample {backend} -n 4 --mbr 10 --json
     gentool sample {backend} --control shape=circle --control color=red
 
