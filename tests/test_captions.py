@@ -29,6 +29,7 @@ from gentool.data.scenes import (
     split_of,
     training_shares,
 )
+from gentool.data.scenes.draw import BACKGROUND, STAMP
 from gentool.data.scenes.language import LANGUAGES, TEMPLATES
 from gentool.data.scenes.world import NOVEL_PAIRS, descriptions
 from gentool.errors import UsageError
@@ -191,6 +192,31 @@ def test_the_easier_scenes_come_first_and_leave_nothing_open() -> None:
     assert easier.fingerprint != plain.fingerprint
 
 
+def test_things_that_are_to_be_near_are_as_near_as_they_come() -> None:
+    near, plain = Scenes("train", "both", near=1.0), Scenes("train", "both")
+    gaps: dict[str, Counter[int]] = {"near": Counter(), "plain": Counter()}
+    for index in range(1500):
+        example = near[index]
+        scene = read_scene(example.image)
+        assert scene == parse_caption(example.caption) is not None
+        assert example.caption == plain[index].caption
+        if len(scene.things) == 1:
+            assert np.array_equal(example.image, plain[index].image)
+        elif {thing.size for thing in scene.things} == {"large"} and "triangle" not in {
+            thing.shape for thing in scene.things
+        }:
+            axis = 0 if scene.relation == "left of" else 1
+            for name, picture in (("near", example.image), ("plain", plain[index].image)):
+                (drawn,) = np.nonzero((picture != BACKGROUND).any(axis=(axis, 2)))
+                gaps[name][int(drawn[-1] - drawn[0]) + 1 - 2 * STAMP] += 1
+    assert sum(gaps["near"].values()) > 60
+    assert {*gaps["near"]} == {1, 2} and max(gaps["plain"]) > 10
+    some = Scenes("train", "both", near=0.5)
+    changed = [not np.array_equal(some[i].image, plain[i].image) for i in range(1000)]
+    assert 0.2 < np.mean(changed) < 0.3  # half of the scenes of two things, which are half of all
+    assert len({near.fingerprint, plain.fingerprint, some.fingerprint}) == 3
+
+
 def test_the_easier_targets_come_first_and_are_one_for_each_scene() -> None:
     easier, plain = SceneTexts("train", "en-zh", easier=2000), SceneTexts("train", "en-zh")
     targets: dict[object, set[str]] = {}
@@ -215,12 +241,14 @@ def test_of_pairs_what_is_held_out_is_not_easier() -> None:
 
 
 def test_what_is_held_out_is_not_easier() -> None:
-    config = ImageData(easier=100)
+    config = ImageData(easier=100, near=0.5)
     train, held_out = train_and_validation(config)
     assert not np.array_equal(train[0].image, Scenes()[0].image)
     assert np.array_equal(held_out[0].image, Scenes("test")[0].image)
     with pytest.raises(UsageError, match="for scenes"):
         ImageData(spec=("photos",), easier=100)
+    with pytest.raises(UsageError, match="data.near is for scenes"):
+        ImageData(spec=("photos",), near=0.5)
 
 
 @pytest.mark.parametrize("data", ["scenes:test", None])
@@ -229,6 +257,7 @@ def test_scenes_that_training_made_easier_are_measured_as_they_are(
 ) -> None:
     loaded = load_checkpoint(tiny_run, "ddpm")
     loaded.config.data.easier = 100  # also the backend's
+    loaded.config.data.near = 1.0
     request = Request(loaded, loaded.config.sample, data, 4, 0, "cpu", 4, None)
     held_out, split = request.held_out()
     assert np.array_equal(held_out[0].image, Scenes("test")[0].image)

@@ -180,6 +180,7 @@ def test_wrong_inputs(cli, class_run, text_run, features, pictures, tmp_path):
         (("eval", "diffusion-lm", "-c", text_run, "--metric", "kid"), "diffusion-lm has loss"),
         ((*eval_ddpm, "--metric", "kid", "-n", 20, "--features", features), "at least 50"),
         ((*eval_ddpm, "--metric", "fid", "-n", 16, "--features", features), "at least"),
+        ((*eval_ddpm, "--metric", "loss", "--features", features), "for the metric kid or fid"),
     ]:
         result = cli(*command)
         assert result.code == 2 and words in result.err, result.err

@@ -150,6 +150,8 @@ def test_a_judge_that_is_none(cli, text_run, tiny_run, run, tmp_path):
         result = cli(*command, "--judge", judge)
         assert result.code == code and word in result.err and result.out == ""
     assert cli("eval", "ddpm", "-c", tiny_run, "--judge", run).code == 2
+    result = cli("eval", "diffusion-lm", "-c", text_run, "--metric", "loss", "--judge", run)
+    assert result.code == 2 and "--judge" in result.err and "--metric judge" in result.err
     assert cli("sample", "judge", "-c", run).code == 2
 
 

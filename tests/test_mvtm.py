@@ -11,6 +11,7 @@ from gentool.backends.mvtm.algorithm import (
     categorical,
     cutoff,
     decode,
+    doubt,
     entropy,
     grow,
     guidance,
@@ -256,8 +257,15 @@ def test_the_least_decided_is_kept_one_a_step():
     _, heard = run(Table(logits), masked(2, 16), 5, order="undecided", temperature=1e-3)
     for step, _, _, again, _ in heard[:4]:
         assert again.tolist() == 2 * [[place > step for place in range(16)]]
+    # Most likely empty, else one of many, has more entropy, but is the surer of the two.
+    p = torch.full((2, MASK + 1), 1e-9)
+    p[0, 0], p[0, 1:K], p[1, :2] = 0.7, 0.05, torch.tensor([0.55, 0.45])
+    assert entropy(p.log())[0] > entropy(p.log())[1]
+    _, heard = run(Table(p.log()), masked(2, 2), 2, order="undecided")
+    assert heard[0][3].tolist() == [[True, False]] * 2
     # What the network knows, not what the draw is made of: the tempered one has no doubts left.
     p = torch.tensor([[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]])
+    assert torch.allclose(doubt(p.log()), torch.tensor([0.5, 0.0]))
     assert torch.allclose(entropy(p.log()), torch.tensor([1.5 * math.log(2), 0.0]))
 
 

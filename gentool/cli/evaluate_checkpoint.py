@@ -57,11 +57,18 @@ def evaluate(
     check_syntax(gate)
     if options_module(backend).KIND == "text":
         check_steering(settings, control, classifier)
-    if pictures and (pictures.suffix != ".png" or (metric and "reconstruction" not in metric)):
-        raise UsageError(
-            f"--pictures {pictures}: a PNG file, with the metric reconstruction",
-            "--metric reconstruction --pictures FILE.png",
-        )
+    if pictures and pictures.suffix != ".png":
+        raise UsageError(f"--pictures {pictures}: pictures are written as PNG", "--pictures x.png")
+    for option, given, uses in (
+        ("--pictures", pictures, ["reconstruction"]),
+        ("--judge", judge, ["judge"]),
+        ("--features", features, ["kid", "fid"]),
+    ):
+        if given and metric and not {*uses} & {*metric}:
+            raise UsageError(
+                f"{option} {given} is for the metric {' or '.join(uses)}, not {', '.join(metric)}",
+                f"--metric {uses[0]} beside it",
+            )
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.control import open_controls
     from gentool.evaluate.checkpoint import measure

@@ -86,6 +86,10 @@ def train(
         return
     if kind not in tokenizers.KINDS:
         tokenizers.train(kind, [])  # raises, before data are looked at
+    if kind == "words" and (byte_fallback or coverage != 1.0):
+        raise UsageError("--coverage and --byte-fallback are not for words", "--min-count")
+    if kind != "words" and min_count != 1:
+        raise UsageError(f"--min-count is for words, not {kind}", "--coverage X, below 1")
     tree: dict[str, Any] = {"spec": data, "language": language}
     for text in assign or []:
         tree = merge(tree, parse_assignment(text.removeprefix("data.")))

@@ -35,6 +35,12 @@ class ImageData:
     easier: int = setting(
         0, "so many of the first scenes have one layout per caption: reading comes first", low=0
     )
+    near: float = setting(
+        0.0,
+        "share of the scenes of two things in which these stand as near to each other as they come",
+        low=0.0,
+        high=1.0,
+    )
     caption_column: str = setting(
         "", "column of the caption, in tars a field of .json; empty: `caption` or `text`, .txt"
     )
@@ -52,6 +58,8 @@ class ImageData:
         _check_spec(self.spec, self.split)
         _check_language(self)
         _check_easier(self)
+        if self.near and self.spec != ("scenes",):
+            raise UsageError(f"data.near is for scenes, data.spec is {list(self.spec)}")
         for text in self.where:
             condition(text)
 

@@ -211,7 +211,7 @@ def _open(spec: str, config: ImageData) -> Data:
     if spec == "scenes":
         from gentool.data.scenes import Scenes
 
-        return Scenes(config.split, config.language, config.easier)
+        return Scenes(config.split, config.language, config.easier, config.near)
     if spec.startswith("hf:"):
         from gentool.data.hub import Hub
 

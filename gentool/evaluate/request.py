@@ -100,8 +100,8 @@ class Request:
         config = self.loaded.config.data
         name, _, split = self.data.partition(":")
         opened = open_images if self.kind == "images" else open_texts
-        # What training made easier is measured as it is.
-        plain: dict[str, Any] = {"easier": 0} if hasattr(config, "easier") else {}
+        # What training made easier, or more frequent, is measured as it is.
+        plain: dict[str, Any] = {name: 0 for name in ("easier", "near") if hasattr(config, name)}
         if name == "scenes":
             if self.kind == "text":
                 columns = ("text_column", "source_column", "mr_column")

@@ -44,6 +44,8 @@ def settings(config: Any) -> tuple[str, Tree]:
     data = to_tree(config.data)
     shared = {field.name: data[field.name] for field in fields(ImageData)}
     shared["easier"] = 0  # that is for what reads captions: these are pictures alone
+    if config.data.spec == ("scenes",):
+        del shared["near"]  # each stage has its own
     train = {"seed": config.train.seed, "precision": config.train.precision}
     return name, merge(tree, {"data": shared, "train": train})
 

@@ -221,7 +221,8 @@ def _over(tree: Tree, given: Tree) -> Tree:
     data."""
     data, spec = tree.get("data"), flatten(given).get("data.spec", ["scenes"])
     if isinstance(data, dict) and "scenes" not in ([spec] if isinstance(spec, str) else spec):
-        kept = {key: value for key, value in data.items() if key not in ("language", "easier")}
+        of_scenes = ("language", "easier", "near")
+        kept = {key: value for key, value in data.items() if key not in of_scenes}
         tree = {**tree, "data": kept}
     return merge(tree, given)
 

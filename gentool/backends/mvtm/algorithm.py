@@ -71,8 +71,8 @@ def training_loss(
 def walk_loss(logits_fn: LogitsFn, ids: Tensor, mask_id: int, steps: int) -> Tensor:
     """-log p(ids) / steps, [B], where ids [B, L] is drawn as `decode` does in undecided order.
 
-    From nothing but masks, each step but the last tells the token of which the network knows least,
-    and the last one all others. So it learns where decoding takes it and what is drawn there, which
+    From nothing but masks, each step but the last tells the token of which the network is least
+    sure, and the last one all others. So it learns where decoding takes it and what is drawn there, which
     random masks seldom ask for. Not from a paper.
     """
     steps = min(steps, ids.shape[1])
@@ -82,9 +82,8 @@ def walk_loss(logits_fn: LogitsFn, ids: Tensor, mask_id: int, steps: int) -> Ten
         logits = logits_fn(torch.where(is_masked, mask_id, ids), is_masked).float()  # [M, V]
         drawn = is_masked  # [B, L]
         if step < steps - 1:
-            undecided = entropy(logits.detach())
             score = torch.full(ids.shape, -1.0, device=ids.device).masked_scatter(
-                is_masked, undecided
+                is_masked, doubt(logits.detach())
             )
             drawn = F.one_hot(score.argmax(dim=1), ids.shape[1]).bool()
         nll = F.cross_entropy(logits[drawn[is_masked]], ids[drawn], reduction="none")
@@ -119,8 +118,8 @@ def decode(
     at least one kept; what the last step drew is returned.
 
     order, in place of confidence: `halton`, for square pictures, keeps tokens by a fixed rank;
-    `undecided` keeps one token a step, of which the network knows least (the entropy of its
-    distribution is largest), and all others in the last. temperature, top_p and entropy_cutoff: of
+    `undecided` keeps one token a step, of which the network is least sure (its likeliest value is
+    the least likely), and all others in the last. temperature, top_p and entropy_cutoff: of
     the draw of a token. Draws, 2 L for each step and picture, are in fp64, so that unlikely tokens
     and noise keep their shares.
     """
@@ -141,7 +140,7 @@ def decode(
         if ranks is not None:
             score = -ranks.to(ids.device).expand(ids.shape)[is_masked].double()  # [M]
         elif order == "undecided":
-            score = entropy(logits).double()
+            score = doubt(logits).double()
         else:
             gumbel = -(-u_choice[is_masked].log()).log()
             score = log_p.double() + choice_temperature * (1 - ratio) * gumbel
@@ -178,6 +177,11 @@ def categorical(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     last = (log_p.shape[1] - 1) - (log_p > -torch.inf).flip(1).float().argmax(dim=1)
     ids = ids[:, 0].minimum(last)
     return ids, log_p.gather(1, ids[:, None])[:, 0]
+
+
+def doubt(logits: Tensor) -> Tensor:
+    """How unlikely the likeliest token is: 1 - max p, [M, K] to [M]."""
+    return 1 - logits.softmax(dim=-1).amax(dim=-1)
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from gentool.data.scenes.world import (
     attributes,
     descriptions,
     draw_scene,
+    near_layout,
     plain_layout,
 )
 from gentool.data.source import Example
@@ -57,16 +58,25 @@ class Scenes(_World):
 
     The first `easier` have the one layout that their caption always has. Elsewhere a picture is one
     of hundreds that its caption may mean, and gives away so little of which thing stands on which
-    side that a model learns it late or never.
+    side that a model learns it late or never. Of those with two things the share `near` has them as
+    near to each other as they come, which is else seldom seen.
     """
 
-    def __init__(self, split: str = "train", language: str = "en", easier: int = 0) -> None:
+    def __init__(
+        self, split: str = "train", language: str = "en", easier: int = 0, near: float = 0.0
+    ) -> None:
+        self.near = near
         super().__init__(split, language, easier)
 
+    def _fingerprint(self, language: str) -> str:
+        return super()._fingerprint(language) + (f"-near-{self.near:g}" if self.near else "")
+
     def __getitem__(self, index: int) -> Example:
-        scene, layout, text, _ = self.tell(index)
+        scene, layout, text, rng = self.tell(index)
         if index < self.easier:
             layout = plain_layout(scene)
+        elif scene.relation and rng.random() < self.near:
+            layout = near_layout(rng, scene)
         return Example(self.key(index), render(scene, layout), text)
 
 

@@ -145,6 +145,24 @@ def plain_layout(scene: Scene) -> Layout:
     return Layout(cells, ((0, 0),) * len(cells))
 
 
+def near_layout(rng: np.random.Generator, scene: Scene) -> Layout:
+    """Two things in neighbouring cells, off their centres towards each other: at most two pixels
+    are between them where both are large."""
+    choices = [pair for pair in cell_choices(None, scene.relation) if _distance(*pair) == 1]
+    cells = choices[rng.integers(len(choices))]
+    (row, column), (other_row, other_column) = cells
+    along = np.array([other_row - row, other_column - column])
+    steps = ((1, 1), (1, 0), (0, 1))[rng.integers(3)]  # of each thing towards the other
+    aside = rng.integers(-MAX_JITTER, MAX_JITTER + 1, size=(2, 1)) * (along == 0)
+    first, second = (aside + np.outer(steps, along) * [[1], [-1]] * MAX_JITTER).tolist()
+    return Layout(cells, (tuple(first), tuple(second)))
+
+
+def _distance(a: Cell, b: Cell) -> int:
+    """In cells, along rows and columns."""
+    return abs(a[0] - b[0]) + abs(a[1] - b[1])
+
+
 def draw_scene(rng: np.random.Generator, split: str) -> tuple[Scene, Layout]:
     """A scene of `split` and its layout: one or two things with equal probability.
 
