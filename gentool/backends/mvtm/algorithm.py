@@ -72,8 +72,8 @@ def walk_loss(logits_fn: LogitsFn, ids: Tensor, mask_id: int, steps: int) -> Ten
     """-log p(ids) / steps, [B], where ids [B, L] is drawn as `decode` does in undecided order.
 
     From nothing but masks, each step but the last tells the token of which the network is least
-    sure, and the last one all others. So it learns where decoding takes it and what is drawn there, which
-    random masks seldom ask for. Not from a paper.
+    sure, and the last one all others. So it learns where decoding takes it and what is drawn there,
+    which random masks seldom ask for. Not from a paper.
     """
     steps = min(steps, ids.shape[1])
     is_masked = torch.ones_like(ids, dtype=torch.bool)
