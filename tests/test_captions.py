@@ -247,7 +247,7 @@ def test_what_is_held_out_is_not_easier() -> None:
     assert np.array_equal(held_out[0].image, Scenes("test")[0].image)
     with pytest.raises(UsageError, match="for scenes"):
         ImageData(spec=("photos",), easier=100)
-    with pytest.raises(UsageError, match="data.near is for scenes"):
+    with pytest.raises(UsageError, match="data.near = 0.5 is for scenes"):
         ImageData(spec=("photos",), near=0.5)
 
 

@@ -87,9 +87,13 @@ def train(
     if kind not in tokenizers.KINDS:
         tokenizers.train(kind, [])  # raises, before data are looked at
     if kind == "words" and (byte_fallback or coverage != 1.0):
-        raise UsageError("--coverage and --byte-fallback are not for words", "--min-count")
+        raise UsageError(
+            "--coverage and --byte-fallback are not for words", "--min-count N drops rare ones"
+        )
     if kind != "words" and min_count != 1:
-        raise UsageError(f"--min-count is for words, not {kind}", "--coverage X, below 1")
+        raise UsageError(
+            f"--min-count is for words, not {kind}", "--coverage X drops rare characters"
+        )
     tree: dict[str, Any] = {"spec": data, "language": language}
     for text in assign or []:
         tree = merge(tree, parse_assignment(text.removeprefix("data.")))

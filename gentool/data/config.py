@@ -9,6 +9,9 @@ from typing import Any
 from gentool.errors import UsageError
 from gentool.settings import setting
 
+OF_SCENES = ("language", "easier", "near")
+"""Settings that mean something of scenes alone."""
+
 
 @dataclass
 class ImageData:
@@ -56,10 +59,7 @@ class ImageData:
         if self.channels == 2:
             raise UsageError("data.channels is 1 (grey) or 3 (RGB), got 2")
         _check_spec(self.spec, self.split)
-        _check_language(self)
-        _check_easier(self)
-        if self.near and self.spec != ("scenes",):
-            raise UsageError(f"data.near is for scenes, data.spec is {list(self.spec)}")
+        _check_of_scenes(self)
         for text in self.where:
             condition(text)
 
@@ -107,7 +107,7 @@ class TextData:
 
     def __post_init__(self) -> None:
         _check_spec(self.spec, self.split)
-        _check_language(self)
+        _check_of_scenes(self)
         if "scenes" in self.spec and any(self.columns()):
             raise UsageError(
                 f"scenes have no columns, so none called {max(self.columns())!r}",
@@ -135,7 +135,6 @@ class PairData(TextData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_easier(self)
         if self.layout == "block":
             raise UsageError('data.layout = "block" is for single texts, these are pairs')
 
@@ -150,16 +149,13 @@ def _check_spec(spec: tuple[str, ...], split: str) -> None:
         )
 
 
-def _check_language(section: ImageData | TextData) -> None:
-    if section.language != type(section).language and section.spec != ("scenes",):
-        raise UsageError(
-            f"data.language = {section.language!r} is for scenes, data.spec is {list(section.spec)}"
-        )
-
-
-def _check_easier(section: ImageData | PairData) -> None:
-    if section.easier and section.spec != ("scenes",):
-        raise UsageError(f"data.easier is for scenes, data.spec is {list(section.spec)}")
+def _check_of_scenes(section: ImageData | TextData) -> None:
+    for name in OF_SCENES:
+        value = getattr(section, name, None)
+        if value != getattr(type(section), name, None) and section.spec != ("scenes",):
+            raise UsageError(
+                f"data.{name} = {value!r} is for scenes, data.spec is {list(section.spec)}"
+            )
 
 
 def condition(text: str) -> tuple[str, Callable[[Any, Any], bool], float | str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gentool.checkpoint.load import Loaded
 from gentool.control import Controls
+from gentool.data.config import OF_SCENES
 from gentool.data.images import open_images
 from gentool.data.scenes.draw import CANVAS
 from gentool.data.source import Data
@@ -101,13 +102,12 @@ class Request:
         name, _, split = self.data.partition(":")
         opened = open_images if self.kind == "images" else open_texts
         # What training made easier, or more frequent, is measured as it is.
-        plain: dict[str, Any] = {name: 0 for name in ("easier", "near") if hasattr(config, name)}
+        plain = {key: getattr(type(config), key) for key in OF_SCENES if hasattr(config, key)}
         if name == "scenes":
             if self.kind == "text":
                 columns = ("text_column", "source_column", "mr_column")
                 plain |= {column: "" for column in columns} | {"attributes": ()}
+            plain["language"] = config.language
             chosen = replace(config, spec=("scenes",), split=split or "test", **plain)
             return opened(chosen), chosen.split
-        # The language is that of scenes; other data have their own.
-        own = {"spec": (self.data,), "split": "train", "language": type(config).language}
-        return opened(replace(config, **own, **plain)), "all"
+        return opened(replace(config, spec=(self.data,), split="train", **plain)), "all"

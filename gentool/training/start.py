@@ -22,6 +22,7 @@ from gentool.checkpoint.load import (
 from gentool.checkpoint.state import State
 from gentool.checkpoint.tokenizer import find_tokenizer, read_tokenizer
 from gentool.checkpoint.weights import load_sampling_tensors, sampling_tensors
+from gentool.data.config import OF_SCENES
 from gentool.data.holdout import training_texts
 from gentool.data.source import extent
 from gentool.device import pick_device, use_bf16
@@ -221,8 +222,7 @@ def _over(tree: Tree, given: Tree) -> Tree:
     data."""
     data, spec = tree.get("data"), flatten(given).get("data.spec", ["scenes"])
     if isinstance(data, dict) and "scenes" not in ([spec] if isinstance(spec, str) else spec):
-        of_scenes = ("language", "easier", "near")
-        kept = {key: value for key, value in data.items() if key not in of_scenes}
+        kept = {key: value for key, value in data.items() if key not in OF_SCENES}
         tree = {**tree, "data": kept}
     return merge(tree, given)
 

@@ -46,9 +46,6 @@ class MaskingConfig:
         "share of masked tokens over a uniform draw",
         choices=("cosine", "arccos", "square", "cubic"),
     )
-    least: float = setting(
-        0.0, "of each example's tokens this share is masked at the least", low=0.0, high=1.0
-    )
     label_smoothing: float = setting(0.1, "label smoothing", low=0.0, high=0.99)
     walk: float = setting(
         0.0,

@@ -47,12 +47,12 @@ class Uniform(Protocol):
         ...
 
 
-def random_mask(r: Tensor, scores: Tensor, schedule: str, least: float = 0.0) -> Tensor:
-    """Which tokens training hides, [B, L]: ceil(gamma(r) L) of them, at least one and the share
-    `least`, those of the lowest scores. r [B] and scores [B, L]: uniform."""
+def random_mask(r: Tensor, scores: Tensor, schedule: str) -> Tensor:
+    """Which tokens training hides, [B, L]: ceil(gamma(r) L) of them, at least one, those of the
+    lowest scores. r [B] and scores [B, L]: uniform."""
     L = scores.shape[1]
     gamma = RATIOS[schedule]
-    n = torch.tensor([max(1, math.ceil(max(gamma(float(x)), least) * L)) for x in r])
+    n = torch.tensor([max(1, math.ceil(gamma(float(x)) * L)) for x in r])
     return lowest(scores, n)
 
 

@@ -88,7 +88,7 @@ class Backend(Conditioned):
     def collate(self, examples: Sequence[Picture | Tokens], rng: BatchRng) -> Batch:
         masking = self.config.masking
         r, scores = rng.uniform(), rng.uniform(self.L)
-        batch = {"is_masked": random_mask(r, scores, masking.schedule, masking.least)}
+        batch = {"is_masked": random_mask(r, scores, masking.schedule)}
         ids = [e.views[0].astype(np.int64) for e in examples if isinstance(e, Tokens)]
         if ids:
             batch["ids"] = torch.from_numpy(np.stack(ids))
