@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import MarianConfig, MarianMTModel
 
 from gentool.backends.mask_predict import Config, DecodeConfig
-from gentool.backends.mask_predict.algorithm import least, likely_lengths, n_masked
+from gentool.backends.mask_predict.algorithm import likely_lengths, lowest, n_masked
 from gentool.backends.mask_predict.backend import Backend
 from gentool.backends.mask_predict.network import padding_bias
 from gentool.checkpoint.config import RunConfig
@@ -177,7 +177,7 @@ def published(loaded: Loaded, sources: list[str], settings: DecodeConfig, n: int
         ids = torch.where(is_token, backend.mask, backend.pad)
         p = torch.ones(ids.shape)
         for t in range(T):
-            is_masked = least(p.masked_fill(~is_token, torch.inf), n_masked(N, t, T))
+            is_masked = lowest(p.masked_fill(~is_token, torch.inf), n_masked(N, t, T))
             ids = ids.masked_fill(is_masked, backend.mask)
             probabilities = decoded(loaded.network, ids, x, bias, backend.pad).softmax(dim=2)
             most, best = probabilities.max(dim=2)

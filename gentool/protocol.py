@@ -55,6 +55,7 @@ class Backend(Protocol):
     tokenizer: Tokenizer | None  # None: the backend has no tokens
     captions: "Captions | None"  # None: it draws from none
     called: str  # the submodule that a step calls once, first with [B, ...]; "" is the network
+    in_parts: bool  # whether a step may leave parameters out, which are then not moved at all
 
     def __init__(self, config: Any, tokenizer: Any = ...) -> None:
         """config: the backend's own `Config`; tokenizer: where that has a tokenizer section.

@@ -14,7 +14,11 @@ from torch import Tensor
 
 
 def seed_of(*parts: int | str) -> int:
-    """A 63-bit seed from what a draw is for, e.g. `seed_of("sample", seed, index)`."""
+    """A 63-bit seed from what a draw is for, e.g. `seed_of("sample", seed, index)`.
+
+    torch's CPU generator goes by the last 32 of them: of 50,000 samples of a seed two are the same
+    with a chance of a quarter, of 1,000 with one of 1 in 8,600.
+    """
     text = "\0".join(str(part) for part in parts)
     digest = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1

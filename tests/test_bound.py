@@ -212,6 +212,9 @@ def test_hybrid_is_l_simple_and_a_thousandth_of_the_bound(chain_40: Gaussian) ->
     assert torch.equal(both["simple"], simple["simple"])
     torch.testing.assert_close(both["vlb"], bound["vlb"] / 1000)
     torch.testing.assert_close(simple["simple"], (out[:, :3] - eps).square().mean(dim=(1, 2, 3)))
+    for wrong, error in (({"objective": "hybird"}, ValueError), ({"prediction": "x0"}, KeyError)):
+        with pytest.raises(error, match=next(iter(wrong.values()))):
+            training_loss(lambda *_: out, x_0, t, eps, chain_40, **wrong)
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x_0", "v"])

@@ -11,8 +11,8 @@ from mask_network import LONGEST, MASK, PAD, SMALL, V, network
 from gentool.backends.mask_predict import Config, DecodeConfig, algorithm
 from gentool.backends.mask_predict.algorithm import (
     gold_lengths,
-    least,
     likely_lengths,
+    lowest,
     mask_predict,
     most_likely,
     n_masked,
@@ -257,7 +257,7 @@ def test_kept_tokens_keep_token_and_probability_and_pads_never_change():
 
 def test_the_least_are_exactly_n_and_ties_go_to_the_first():
     values = torch.tensor([[3.0, 1, 1, 1, 2], [0, 0, 0, 0, 0]])
-    chosen = least(values, torch.tensor([2, 3]))
+    chosen = lowest(values, torch.tensor([2, 3]))
     assert chosen.tolist() == [[False, True, True, False, False], [True, True, True, False, False]]
 
 

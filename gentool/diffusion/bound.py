@@ -36,10 +36,9 @@ def step_term(
 
     variance and v: see Gaussian.log_variance. x_0 are 8-bit values scaled to [-1, 1].
     """
-    mean, _ = chain.q_posterior(x_0_hat, x_t, t)
-    log_variance = chain.log_variance(variance, t, x_t, v).expand_as(mean)
+    mean, log_variance = _reverse(chain, x_t, t, x_0_hat, variance, v)
     decoder = _bits(-discretized_log_likelihood(x_0, mean, log_variance))
-    return torch.where(t == 0, decoder, kl_term(chain, x_0, x_t, t, x_0_hat, variance, v))
+    return torch.where(t == 0, decoder, _kl(chain, x_0, x_t, t, mean, log_variance))
 
 
 def kl_term(
@@ -49,14 +48,30 @@ def kl_term(
     t: Tensor,
     x_0_hat: Tensor,
     variance: str,
-    v: Tensor | None = None,
 ) -> Tensor:
     """L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) of each example, [B], where t > 0.
 
     Arguments as for `step_term`; x_0 may be anything.
     """
+    return _kl(chain, x_0, x_t, t, *_reverse(chain, x_t, t, x_0_hat, variance))
+
+
+def _reverse(
+    chain: Gaussian,
+    x_t: Tensor,
+    t: Tensor,
+    x_0_hat: Tensor,
+    variance: str,
+    v: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Mean and log variance of p(x_{t-1} | x_t), [B, ...] both."""
     mean, _ = chain.q_posterior(x_0_hat, x_t, t)
-    log_variance = chain.log_variance(variance, t, x_t, v).expand_as(mean)
+    return mean, chain.log_variance(variance, t, x_t, v).expand_as(mean)
+
+
+def _kl(
+    chain: Gaussian, x_0: Tensor, x_t: Tensor, t: Tensor, mean: Tensor, log_variance: Tensor
+) -> Tensor:
     true_mean, _ = chain.q_posterior(x_0, x_t, t)
     true_log_variance = chain.log_variance("fixed_small", t, x_t)
     return _bits(kl_normal(true_mean, true_log_variance, mean, log_variance))

@@ -121,8 +121,9 @@ class Gaussian:
 
 def at(table: Tensor, t: Tensor | int, x: Tensor) -> Tensor:
     """table[t] in x's dtype and device, shaped to broadcast over x: [B, 1, ..., 1] or a scalar."""
-    values = table[t].to(x.device, x.dtype) if isinstance(t, int) else table.to(x.device)[t]
-    return values.to(x.dtype).reshape(-1, *[1] * (x.dim() - 1))
+    # The dtype first: an MPS device has no float64.
+    values = table[t].to(x.dtype) if isinstance(t, int) else table.to(x.dtype).to(x.device)[t]
+    return values.to(x.device).reshape(-1, *[1] * (x.dim() - 1))
 
 
 SPACINGS = ("trailing", "leading", "quadratic")

@@ -232,7 +232,9 @@ def sample(
             denoise, x_T, chain, rng,
             eta=how.eta, noise_scale=how.noise_scale, steer=steer, on_step=on_step,
         )  # fmt: skip
-    return ancestral(
-        denoise, x_T, chain, rng,
-        variance=variance, noise_scale=how.noise_scale, steer=steer, on_step=on_step,
-    )  # fmt: skip
+    if how.sampler == "ancestral":
+        return ancestral(
+            denoise, x_T, chain, rng,
+            variance=variance, noise_scale=how.noise_scale, steer=steer, on_step=on_step,
+        )  # fmt: skip
+    raise ValueError(f"no sampler {how.sampler!r}")

@@ -194,7 +194,7 @@ def bound(request: Request) -> list[Figure]:
         rng = BatchRng([example.rng for example in examples])
         pictures = [example.value for example in examples]
         for i, term in enumerate(loaded.backend.bound(network, pictures, rng, settings)):
-            sums[i] += term.double().sum().item()
+            sums[i] += term.cpu().double().sum().item()
             request.progress(number * len(sums) + i + 1, total)
         n += len(examples)
     prior, *steps = (sums / n).tolist()

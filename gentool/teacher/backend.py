@@ -20,7 +20,7 @@ from gentool.tokenizers import Tokenizer
 class Backend(OfPairs):
     """Implements gentool.protocol.Backend, and `teacher` for what translates with it."""
 
-    called = ""
+    called, in_parts = "", False
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         super().__init__(config.data, tokenizer)

@@ -251,7 +251,7 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
         if not (loss.isfinite() and norm.isfinite()):
             raise self._non_finite(loss.item(), keys)
-        if getattr(self.backend, "in_parts", False):
+        if self.backend.in_parts:
             # What has no part in the loss of a step is not to be moved by momentum.
             for parameter in self.model.parameters():
                 if parameter.grad is not None and not parameter.grad.any():

@@ -18,7 +18,8 @@ def make_optimizer(model: nn.Module, train: TrainConfig) -> Optimizer:
     decay = 0.0 if train.optimizer == "adam" else train.weight_decay
     betas = (0.9, train.beta2)
     if train.optimizer == "muon":
-        # A row of a table of embeddings is a vector of its own, not a part of a matrix.
+        # A row of a table of embeddings is a vector of its own, not a part of a matrix. (Positions
+        # that are bare parameters are orthogonalised: the weights that ship were trained so.)
         tables = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
         matrices = [p for p in model.parameters() if p.dim() > 1 and p not in tables]
         others = [p for p in model.parameters() if p.dim() <= 1 or p in tables]

@@ -45,21 +45,23 @@ def training_loss(
     """
     x_t = chain.q_sample(x_0, t, eps)
     out, v = split(model_fn(x_t, t), x_0.shape[1])
-    if objective == "vlb":
+
+    def bound(out: Tensor) -> Tensor:
         x_0_hat = to_x_0(out, x_t, t, chain, prediction)
-        return {"vlb": chain.T * step_term(chain, x_0, x_t, t, x_0_hat, variance, v)}
-    if prediction == "eps":
-        target = eps
-    else:
-        target = x_0 if prediction == "x_0" else chain.v(x_0, t, eps)
+        return chain.T * step_term(chain, x_0, x_t, t, x_0_hat, variance, v)
+
+    if objective == "vlb":
+        return {"vlb": bound(out)}
+    targets = {"eps": lambda: eps, "x_0": lambda: x_0, "v": lambda: chain.v(x_0, t, eps)}
+    target = targets[prediction]()
     error = (target - out).square().mean(dim=(1, 2, 3))
     weight = loss_weight(chain, prediction, loss, snr_limit)
     simple = error * weight.to(error.device, error.dtype)[t]
     if objective == "simple":
         return {"simple": simple}
-    x_0_hat = to_x_0(out.detach(), x_t, t, chain, prediction)
-    bound = chain.T * step_term(chain, x_0, x_t, t, x_0_hat, variance, v)
-    return {"simple": simple, "vlb": LAMBDA * bound}
+    if objective == "hybrid":
+        return {"simple": simple, "vlb": LAMBDA * bound(out.detach())}
+    raise ValueError(f"objective must be simple, vlb or hybrid, got {objective!r}")
 
 
 def loss_weight(chain: Gaussian, prediction: str, loss: str, snr_limit: float) -> Tensor:
@@ -90,9 +92,10 @@ def denoiser(model_fn: ModelFn, chain: Gaussian, prediction: str = "eps") -> Den
 
 def to_x_0(out: Tensor, x_t: Tensor, t: Tensor | int, chain: Gaussian, prediction: str) -> Tensor:
     """x_0_hat [B, C, H, W], not clipped, from the network's output `out` at x_t."""
-    if prediction == "eps":
-        return chain.x_0_from_eps(x_t, t, out)
-    return chain.x_0_from_v(x_t, t, out) if prediction == "v" else out
+    if prediction == "x_0":
+        return out
+    solve = {"eps": chain.x_0_from_eps, "v": chain.x_0_from_v}[prediction]
+    return solve(x_t, t, out)
 
 
 def split(out: Tensor, C: int) -> tuple[Tensor, Tensor | None]:
@@ -123,7 +126,8 @@ def guided(
             return model_fn(x_t, t, *y)
         if scale == 0.0:
             return model_fn(x_t, t, *null)
-        out = model_fn(torch.cat([x_t, x_t]), torch.cat([t, t]), *doubled)
+        # In fp32: bf16 is too coarse for differences.
+        out = model_fn(torch.cat([x_t, x_t]), torch.cat([t, t]), *doubled).float()
         out_c, out_u = out.chunk(2)
         C = x_t.shape[1]
         mean = out_u[:, :C] + scale * (out_c[:, :C] - out_u[:, :C])

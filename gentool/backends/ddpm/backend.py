@@ -27,7 +27,7 @@ from gentool.trace import OnStep, View
 class Backend(Conditioned):
     """Implements gentool.protocol.Backend, `draw` for the image verbs, and `bound` for eval."""
 
-    called = ""
+    called, in_parts = "", False
     drop_setting = "diffusion.drop_condition"
 
     def __init__(self, config: Config, tokenizer: Tokenizer | None = None) -> None:

@@ -84,7 +84,12 @@ class Config:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            steps=200_000, batch_size=64, learning_rate=1e-4, schedule="linear", optimizer="adamw"
+            steps=200_000,
+            batch_size=64,
+            learning_rate=1e-4,
+            schedule="linear",
+            optimizer="adamw",
+            clip_norm=0.0,
         )
     )
     sample: SampleConfig = field(default_factory=SampleConfig)

@@ -34,8 +34,7 @@ def training_loss(
     0..T-1; z and eps [B, L, d] standard normal.
     """
     m = F.embedding(ids, emb)  # Emb(w): [B, L, d]
-    sigma_0 = float((1 - chain.alpha_bar[0]).sqrt())
-    x_0 = m + sigma_0 * z  # q(x_0 | w), so that emb is trained through the sample
+    x_0 = m + sigma_0(chain) * z  # q(x_0 | w), so that emb is trained through the sample
     x_0_hat = model_fn(chain.q_sample(x_0, t, eps), t)
     # The least noisy step is asked for the embedding itself, the others for what was noised.
     target = torch.where((t == 0)[:, None, None], m, x_0)
@@ -47,6 +46,16 @@ def training_loss(
         # The term that keeps the embeddings apart: without it they would all be one.
         "rounding": rounding_nll(x_0, ids, emb, bias).mean(dim=1),
     }
+
+
+def sigma_0(chain: Gaussian) -> float:
+    """The deviation of q(x_0 | w) = N(Emb(w), sigma_0^2): that of the chain's first step."""
+    return float((1 - chain.alpha_bar[0]).sqrt())
+
+
+def level(t: Tensor, chain: Gaussian) -> Tensor:
+    """What networks are told of the noise level t: where it is on a chain of 1000 steps."""
+    return t * (1000 / chain.T)
 
 
 def rounding_logits(x_0: Tensor, emb: Tensor, bias: Tensor) -> Tensor:
@@ -72,13 +81,14 @@ def nearest(x: Tensor, emb: Tensor) -> Tensor:
     return rounding_logits(x, emb, -emb.square().sum(dim=1) / 2).argmax(dim=-1)
 
 
-def word_posterior(x_t: Tensor, emb: Tensor, alpha_bar: float, sigma_0: float) -> Tensor:
+def word_posterior(x_t: Tensor, emb: Tensor, alpha_bar: float, sigma: float) -> Tensor:
     """q(w | x_t), [..., V]: which word x_t [..., d] came from, were each as likely before.
 
-    x_t is Gaussian around sqrt(alpha_bar) Emb(w), with the noise of x_0 and that of the chain.
+    x_t is Gaussian around sqrt(alpha_bar) Emb(w), with the noise of x_0, sigma, and that of the
+    chain.
     """
     mean = alpha_bar**0.5 * emb
-    variance = alpha_bar * sigma_0**2 + 1 - alpha_bar
+    variance = alpha_bar * sigma**2 + 1 - alpha_bar
     logits = rounding_logits(x_t, mean, -mean.square().sum(dim=1) / 2)
     return (logits / variance).softmax(dim=-1)
 

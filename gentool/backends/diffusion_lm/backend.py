@@ -13,8 +13,10 @@ from gentool.backends.diffusion_lm import Config, DecodeConfig, SampleConfig
 from gentool.backends.diffusion_lm.algorithm import (
     ModelFn,
     denoiser,
+    level,
     nearest,
     rounding_logits,
+    sigma_0,
     training_loss,
     word_posterior,
 )
@@ -44,7 +46,7 @@ class Backend:
     """Implements gentool.protocol.Backend, and `draw` for the text verbs."""
 
     captions = None
-    called = ""
+    called, in_parts = "", False
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
@@ -145,16 +147,16 @@ class Backend:
             clamp=sample.clamp, known=known, ids=ids, noised=sample.given == "noised",
         )  # fmt: skip
         x = rng.normal(self.length, self.config.model.embedding).to(device)
+        words = known is not None  # a blank is filled with words: the end of the sentence is given
 
         def after(i: int, x_t: Tensor, x_0_hat: Tensor) -> None:
             def look(rows: Sequence[int]) -> list[View]:
                 mine = list(rows)
                 if i == 0:
-                    p_word = self._rounded(x_t[mine], emb, bias, known).softmax(dim=-1)
+                    p_word = self._rounded(x_t[mine], emb, bias, words).softmax(dim=-1)
                 else:
-                    sigma_0 = float((1 - self.chain.alpha_bar[0]).sqrt())
-                    level = float(chain.alpha_bar_prev[i])
-                    p_word = word_posterior(x_t[mine], emb, level, sigma_0)
+                    signal = float(chain.alpha_bar_prev[i])
+                    p_word = word_posterior(x_t[mine], emb, signal, sigma_0(self.chain))
                 given = None if ids is None or known is None else (ids[mine], known[mine])
                 return self._views(p_word, nearest(x_0_hat[mine], emb), given)
 
@@ -168,7 +170,7 @@ class Backend:
                 steps=sample.control_steps, rate=sample.control_rate, known=known,
             )  # fmt: skip
         x = walk(denoise, x, chain, rng, sample, variance="fixed_small", steer=steer, on_step=after)
-        best = self._rounded(x, emb, bias, known).log_softmax(dim=-1).topk(2, dim=-1)
+        best = self._rounded(x, emb, bias, words).log_softmax(dim=-1).topk(2, dim=-1)
         found, margins = best.indices[..., 0], best.values[..., 0] - best.values[..., 1]
         if known is not None and ids is not None:
             found, margins = torch.where(known, ids, found), margins.masked_fill(known, torch.inf)
@@ -191,10 +193,10 @@ class Backend:
         denoise = denoiser(self._model_fn(network), emb, chain, clamp=sample.clamp)
         return bound(denoise, emb, bias, ids, chain, self.chain.alpha_bar[0], rng)
 
-    def _rounded(self, x: Tensor, emb: Tensor, bias: Tensor, known: Tensor | None) -> Tensor:
-        """The logits by which x [B, L, d] is read off, [B, L, V]."""
+    def _rounded(self, x: Tensor, emb: Tensor, bias: Tensor, words: bool) -> Tensor:
+        """The logits by which x [B, L, d] is read off, [B, L, V]; words: as nothing else."""
         logits = rounding_logits(x, emb, bias)
-        if known is not None:  # a blank is filled with words: the end of the sentence is given
+        if words:
             logits = logits.masked_fill(~self._words.to(logits.device), -torch.inf)
         return logits
 
@@ -248,5 +250,4 @@ class Backend:
         return ids, known
 
     def _model_fn(self, network: Callable[..., Tensor]) -> ModelFn:
-        # The network is told the noise level on the scale of a chain of 1000 steps.
-        return lambda x_t, t: network(x_t, t * (1000 / self.chain.T))
+        return lambda x_t, t: network(x_t, level(t, self.chain))

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LogitsFn = Callable[[Tensor, Tensor], Tensor]
-OnStep = Callable[[int, Tensor, Tensor, Tensor], None]
+OnPass = Callable[[int, Tensor, Tensor, Tensor], None]
 """Is told of each pass: its number t, the ids [B, L] after it, their probabilities [B, L], and
 which were masked before it, bool [B, L]."""
 
@@ -30,7 +30,7 @@ def masked_positions(N: Tensor, L: int, u: Tensor, order: Tensor) -> Tensor:
     """
     n = (u * N + 1).long().clamp(max=N)
     is_token = torch.arange(L) < N[:, None]
-    return least(order[:, :L].masked_fill(~is_token, torch.inf), n)
+    return lowest(order[:, :L].masked_fill(~is_token, torch.inf), n)
 
 
 def training_loss(
@@ -48,7 +48,8 @@ def training_loss(
     targets; ids [B, L]: the targets; is_masked bool [B, L]; N [B].
 
     As in the authors' code both are sums, divided by the masked tokens of the batch: their means
-    over B are what is minimised.
+    over B are what is minimised. (Theirs is the batch of all processes and micro-batches; here each
+    has its own share, and these count alike.)
     """
     nll = F.cross_entropy(
         logits.float(), ids[is_masked], reduction="none", label_smoothing=smoothing
@@ -78,7 +79,7 @@ def mask_predict(
     T: int,
     mask_id: int,
     pad_id: int,
-    on_step: OnStep | None = None,
+    on_step: OnPass | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The decoding algorithm (section 3.1): ids [R, L] of N [R] tokens after T passes, and the log
     probability with which each was last predicted, [R, L], 0 at the padding."""
@@ -147,7 +148,7 @@ def one_pass(
     is not masked keeps its token, and the probability it had when that was predicted.
     """
     is_token = torch.arange(ids.shape[1], device=ids.device) < N[:, None]
-    is_masked = least(log_p.masked_fill(~is_token, torch.inf), n)
+    is_masked = lowest(log_p.masked_fill(~is_token, torch.inf), n)
     ids, log_p = ids.masked_fill(is_masked, mask_id), log_p.clone()
     ids[is_masked], log_p[is_masked] = most_likely(logits_fn(ids, is_masked))
     return ids, log_p, is_masked
@@ -161,8 +162,8 @@ def n_masked(N: Tensor, t: int, T: int | Tensor) -> Tensor:
     return (N * (T - t) // T).clamp(min=1)
 
 
-def least(values: Tensor, n: Tensor) -> Tensor:
-    """The n [B] least of values [B, L], bool [B, L]; of equal ones the first."""
+def lowest(values: Tensor, n: Tensor) -> Tensor:
+    """The n [B] lowest of values [B, L], bool [B, L]; of equal ones the first."""
     rank = values.argsort(dim=1, stable=True).argsort(dim=1)
     return rank < n[:, None]
 

@@ -33,7 +33,7 @@ BATCH_TOKENS = 4096  # decoded at a time in training, candidates and padding inc
 class Backend(OfPairs):
     """Implements gentool.protocol.Backend, and `translate` for the text verbs."""
 
-    called = "decoder.0"
+    called, in_parts = "decoder.0", False
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         super().__init__(config.data, tokenizer)

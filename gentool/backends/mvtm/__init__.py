@@ -39,7 +39,7 @@ class ModelConfig:
 
 @dataclass
 class MaskingConfig:
-    """How the transformer learns (section 3.2): stage two."""
+    """How the transformer learns (section 3.1): stage two."""
 
     schedule: str = setting(
         "cosine",
@@ -49,8 +49,8 @@ class MaskingConfig:
     label_smoothing: float = setting(0.1, "label smoothing", low=0.0, high=0.99)
     walk: float = setting(
         0.0,
-        "beside random masks, X times the loss of those that `sample` meets with its steps in "
-        "undecided order",
+        "beside random masks, X times the loss of those that drawing meets in undecided order, in "
+        "`sample.steps` steps",
         low=0.0,
     )
     walk_share: float = setting(

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LogitsFn = Callable[[Tensor, Tensor], Tensor]
-OnStep = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
+OnWalk = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
 """What hears of each step: its number, ids [B, L], confidences [B, L], which are masked again
 [B, L], and how likely the ids were, [B, L], 1 where they were known."""
 
@@ -59,7 +59,7 @@ def random_mask(r: Tensor, scores: Tensor, schedule: str) -> Tensor:
 def training_loss(
     logits_fn: LogitsFn, ids: Tensor, is_masked: Tensor, mask_id: int, label_smoothing: float = 0.0
 ) -> Tensor:
-    """-log p(ids) of the masked tokens (Eq. 3), the mean over those of each picture, [B]."""
+    """-log p(ids) of the masked tokens (section 3.1), the mean over those of each picture, [B]."""
     logits = logits_fn(torch.where(is_masked, mask_id, ids), is_masked)
     nll = F.cross_entropy(
         logits.float(), ids[is_masked], reduction="none", label_smoothing=label_smoothing
@@ -107,7 +107,7 @@ def decode(
     top_p: float = 1.0,
     entropy_cutoff: float = 0.0,
     order: str = "confidence",
-    on_step: OnStep | None = None,
+    on_step: OnWalk | None = None,
 ) -> Tensor:
     """Iterative decoding (section 3.2): ids [B, L] with its masked tokens drawn, ids below K.
 
@@ -222,7 +222,7 @@ def cutoff(logits: Tensor, share: float) -> Tensor:
 def guidance(scale: float, schedule: str, done: float) -> float:
     """The scale at a step before which the share `done` of the steps was walked: `constant`, or
     `linear`, from 1 (none) towards `scale`."""
-    return scale if schedule == "constant" else 1 + (scale - 1) * done
+    return {"constant": scale, "linear": 1 + (scale - 1) * done}[schedule]
 
 
 def guided(logits_c: Tensor, logits_u: Tensor, scale: float) -> Tensor:

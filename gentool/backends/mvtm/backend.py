@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from gentool import trace
 from gentool.backends.mvtm import Config, DecodeConfig, SampleConfig
-from gentool.backends.mvtm.algorithm import OnStep as OnWalk
 from gentool.backends.mvtm.algorithm import (
+    OnWalk,
     categorical,
     decode,
     grow,
@@ -44,7 +44,7 @@ EDGE = 0.25  # what a pixel in [-1, 1] beside a filled hole may be off by: a sta
 class Backend(Conditioned):
     """Implements gentool.protocol.Backend, and `draw` for the image verbs."""
 
-    called = ""
+    called, in_parts = "", False
     drop_setting = "masking.drop_condition"
 
     def __init__(self, config: Config, tokenizer: PictureTokenizer) -> None:
@@ -144,6 +144,8 @@ class Backend(Conditioned):
             )
         network.eval()
         device = next(network.parameters()).device
+        # Tokens are drawn in fp64, which an MPS device has not.
+        home = torch.device("cpu") if device.type == "mps" else device
         tokens = torch.full((len(rng), self.L), self.mask_id)
         if x_0 is not None and hole is not None:
             assert isinstance(sample, DecodeConfig)
@@ -158,7 +160,7 @@ class Backend(Conditioned):
         walk = partial(
             decode,
             self._guided(network, y, text, len(rng), sample),
-            tokens.to(device),
+            tokens.to(home),
             rng,
             K=self.K,
             mask_id=self.mask_id,
@@ -251,11 +253,14 @@ class Backend(Conditioned):
             told["text"] = network.get_submodule("text")(*told["text"])
 
         def logits_fn(ids: Tensor, is_masked: Tensor, done: float) -> Tensor:
-            if len(conditions) == 1:
-                return network(ids, is_masked, **told)
-            logits = network(torch.cat([ids, ids]), torch.cat([is_masked, is_masked]), **told)
+            n = len(conditions)
+            logits = network(
+                torch.cat([ids] * n).to(device), torch.cat([is_masked] * n).to(device), **told
+            ).to(ids.device)
+            if n == 1:
+                return logits
             scale = guidance(sample.guidance_scale, sample.guidance_schedule, done)
-            logits_c, logits_u = logits.chunk(2)
+            logits_c, logits_u = logits.float().chunk(2)  # bf16 is too coarse for differences
             return guided(logits_c, logits_u, scale)
 
         return logits_fn

@@ -22,7 +22,7 @@ class Backend:
 
     tokenizer = None
     captions = None
-    called = ""
+    called, in_parts = "", False
 
     def __init__(self, config: Config) -> None:
         self.config = config

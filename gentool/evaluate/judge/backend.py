@@ -25,7 +25,7 @@ class Backend:
     """Implements gentool.protocol.Backend, and `judged` for eval."""
 
     captions = None
-    called = ""
+    called, in_parts = "", False
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer

@@ -19,8 +19,8 @@ def distances(z: Tensor, e: Tensor) -> Tensor:
 
 
 def straight_through(z: Tensor, e_id: Tensor) -> Tensor:
-    """z_q = e_id in value; its gradient is z's (Eq. 3)."""
-    return z + (e_id - z).detach()
+    """z_q = e_id in value, to the bit; its gradient is z's (Eq. 3)."""
+    return e_id.detach() + (z - z.detach())
 
 
 def commitment(z: Tensor, e_id: Tensor) -> Tensor:
@@ -65,16 +65,15 @@ def spread(z: Tensor, K: int, rounds: int = 10) -> Tensor:
     """K codes to begin with, by k-means of z [M, D]: [K, D].
 
     Its own beginning is k-means++ (Arthur & Vassilvitskii 2007), as most patches of most pictures
-    look alike. Draws are from torch's generator, as those of dropout.
+    look alike. Draws are on the CPU, from torch's generator, as those of dropout.
     """
     z = z.float()
-    first = torch.randint(len(z), (1,), device=z.device)
-    e = z[first]
+    e = z[torch.randint(len(z), (1,)).to(z.device)]
     nearest = (z - e).square().sum(-1)  # [M]
     for _ in range(K - 1):
         # Where all z have a code already, any one does.
         weights = nearest if nearest.sum() > 0 else torch.ones_like(nearest)
-        chosen = z[torch.multinomial(weights, 1)]
+        chosen = z[torch.multinomial(weights.cpu(), 1).to(z.device)]
         e = torch.cat([e, chosen])
         nearest = torch.minimum(nearest, (z - chosen).square().sum(-1))
     for _ in range(rounds):
@@ -90,7 +89,7 @@ def revive(e: Tensor, n: Tensor, m: Tensor, z: Tensor, dead: Tensor, d: Tensor) 
 
     d [M]: the distance of each z to its code. As in k-means++ a z is drawn with a probability that
     grows with its distance, which is none once it has a code of its own; codes for which no z is
-    left stay where they are. Draws are from torch's generator, as those of dropout.
+    left stay where they are. Draws are on the CPU, from torch's generator, as those of dropout.
     """
     z, d = z.float(), d.clamp(min=0)
     exact = 1e-5 * z.square().sum(-1)  # a code is an average: of equal z too, it is not quite that
@@ -100,7 +99,7 @@ def revive(e: Tensor, n: Tensor, m: Tensor, z: Tensor, dead: Tensor, d: Tensor) 
         weights = d.where(d > exact, 0)
         if not weights.any():
             break
-        chosen[i] = z[torch.multinomial(weights, 1)]
+        chosen[i] = z[torch.multinomial(weights.cpu(), 1).to(z.device)]
         d = torch.minimum(d, (z - chosen[i]).square().sum(-1))
     chosen = of_first_process(chosen)
     found = ~chosen[:, 0].isnan()

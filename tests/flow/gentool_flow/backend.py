@@ -26,7 +26,7 @@ class Backend(Conditioned):
 
     tokenizer = captions = None  # neither captions
     classes = 0  # nor classes
-    drop_condition, drop_setting, called = 0.0, "", ""
+    drop_condition, drop_setting, called, in_parts = 0.0, "", "", False
 
     def __init__(self, config: Config) -> None:
         data, patch = config.data, config.model.patch_size

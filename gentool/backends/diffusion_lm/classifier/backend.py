@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gentool.backends.diffusion_lm.algorithm import level, sigma_0
 from gentool.backends.diffusion_lm.classifier import Config
 from gentool.backends.diffusion_lm.classifier.network import ControlClassifier
 from gentool.backends.diffusion_lm.control import ControlNll
@@ -28,7 +29,7 @@ class Backend:
     """Implements gentool.protocol.Backend, and `control_nll` for the diffusion-lm it is of."""
 
     captions = None
-    called = ""
+    called, in_parts = "", False
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
@@ -57,10 +58,10 @@ class Backend:
         }
 
     def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
-        sigma_0 = float((1 - self.chain.alpha_bar[0]).sqrt())
-        x_0 = F.embedding(batch["ids"], self._emb.to(batch["z"].device)) + sigma_0 * batch["z"]
+        m = F.embedding(batch["ids"], self._emb.to(batch["z"].device))
+        x_0 = m + sigma_0(self.chain) * batch["z"]
         x_t = self.chain.q_sample(x_0, batch["t"], batch["eps"])
-        logits = network(x_t, self._level(batch["t"]))
+        logits = network(x_t, level(batch["t"], self.chain))
         # A text may have several values of an attribute, so each is a question of its own.
         each = F.binary_cross_entropy_with_logits(logits.float(), batch["y"], reduction="none")
         return {"nll": each.sum(dim=1)}
@@ -80,7 +81,7 @@ class Backend:
         network.eval().requires_grad_(False)
 
         def nll(x_t: Tensor, t: Tensor) -> Tensor:
-            logits = network(x_t, self._level(t))[:, places]
+            logits = network(x_t, level(t, self.chain))[:, places]
             return -F.logsigmoid(logits.float()).sum(dim=1)
 
         return nll
@@ -107,10 +108,6 @@ class Backend:
         raise UsageError(
             f"--control {control!r}: that value was never seen in training", nearest(value, known)
         )
-
-    def _level(self, t: Tensor) -> Tensor:
-        """What the network is told: the noise level on the scale of a chain of 1000 steps."""
-        return t * (1000 / self.chain.T)
 
     @cached_property
     def _emb(self) -> Tensor:
