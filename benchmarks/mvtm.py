@@ -6,8 +6,8 @@
 loop: drawing with guidance, the transformer and the decoding loop of each, the same tokens and
 steps, in turns; ours at about their parameters, of which many are per picture and not per token in
 theirs, and at about their FLOPs. forward: one pass of the paper's transformer over
-8 × 256 tokens, as a share of a matrix product's rate. cache: a training step of the recipe
-mvtm-scenes from pictures and from cached tokens. steps: scene_accuracy for numbers of steps, with
+8 × 256 tokens, as a share of a matrix product's rate. cache: a training step of each
+recipe from pictures and from cached tokens. steps: scene_accuracy for numbers of steps, with
 shuffled captions as a control. inpaint: held-out scenes with one thing covered.
 """
 
@@ -32,6 +32,7 @@ from gentool.backends.mvtm.algorithm import decode, guided
 from gentool.backends.mvtm.backend import Backend
 from gentool.backends.mvtm.network import MaskedTransformer
 from gentool.checkpoint.load import find_checkpoint, load_checkpoint
+from gentool.data.images import Picture
 from gentool.data.scenes import Scenes, draw_scene, read_scene, render
 from gentool.data.scenes.draw import corners
 from gentool.data.scenes.language import caption
@@ -47,6 +48,7 @@ from gentool.tokenizers.pictures import PictureTokenizer
 from gentool.training import stages
 from gentool.training.optimizer import make_optimizer
 
+CACHED = {"mvtm-scenes": 32, "mvtm-cifar10": 32, "mvtm-imagenet256": 4}  # recipe: pictures a step
 K, SIDE, WORDS, B = 1024, 16, 16, 2  # codes, tokens a side, tokens of a caption, pictures
 
 
@@ -162,35 +164,55 @@ def forward(options: Any) -> list[dict[str, Any]]:
 
 
 def cache(options: Any) -> list[dict[str, Any]]:
-    """A training step on 32 pictures, which are there already: of encoding and the update alone."""
-    _, tree = read_recipe("mvtm-scenes")
-    config = build(Config, {name: value for name, value in tree.items() if name != "backend"})
-    words = train_tokenizer("words", [Scenes("train", "both")[i].caption for i in range(2000)])
-    backend = Backend(config, PictureTokenizer(stages.untrained(config), words))
-    device = pick_device("auto")
-    network = backend.network().to(device).train()
-    optimizer = make_optimizer(network, config.train)
-    source = backend.sources()[0]
-    examples = [backend.prepare(source, i, torch.Generator(), False) for i in range(32)]
-    batch = backend.collate(examples, BatchRng.for_samples(0, range(32)))
-    batch = {name: tensor.to(device) for name, tensor in batch.items()}
-    cached = {k: v for k, v in batch.items() if k != "x"} | {
-        "ids": backend.image.encode(batch["x"])
-    }
+    """A training step of each recipe on pictures, which are there already: of encoding and the
+    update alone. Pictures are scenes, or noise of the recipe's size; no network is trained."""
+    figures = []
+    for recipe, n in CACHED.items():
+        _, tree = read_recipe(recipe)
+        config = build(Config, {name: value for name, value in tree.items() if name != "backend"})
+        scenes, shape = Scenes("train", "both"), (3, config.data.image_size, config.data.image_size)
+        words = train_tokenizer("words", [scenes[i].caption for i in range(2000)])
+        reads = config.model.text.encoder != "none"
+        backend = Backend(
+            config, PictureTokenizer(stages.untrained(config), words if reads else None)
+        )
+        device = pick_device("auto")
+        network = backend.network().to(device).train()
+        optimizer = make_optimizer(network, config.train)
+        rng = BatchRng.for_samples(0, range(n))
+        pictures = to_pixels([scenes[i].image for i in range(n)]) if reads else rng.normal(*shape)
+        examples = [
+            Picture(str(i), x, i % 10, scenes[i].caption)
+            for i, x in enumerate(pictures.clamp(-1, 1))
+        ]
+        batch = {k: v.to(device) for k, v in backend.collate(examples, rng).items()}
+        cached = {k: v for k, v in batch.items() if k != "x"}
+        cached["ids"] = backend.image.encode(batch["x"])
 
-    def step(batch: dict[str, Tensor]) -> None:
-        backend.loss(network, batch)["nll"].mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        def step(
+            batch: dict[str, Tensor],
+            backend: Backend = backend,
+            network: torch.nn.Module = network,
+            optimizer: torch.optim.Optimizer = optimizer,
+        ) -> None:
+            backend.loss(network, batch)["nll"].mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
 
-    seconds = alternate(
-        {"pictures": lambda: step(batch), "cache": lambda: step(cached)}, options.repeats
-    )
-    return [
-        {"metric": f"examples per second[{name}]", "value": round(32 / value, 1), "batch": 32,
-         "ratio": round(seconds["pictures"] / value, 3), "repeats": options.repeats}
-        for name, value in seconds.items()
-    ]  # fmt: skip
+        sides = {"pictures": partial(step, batch), "cache": partial(step, cached)}
+        seconds = alternate(sides, options.repeats)
+        figures += [
+            {"metric": f"examples per second[{recipe}, {name}]", "value": round(n / value, 2),
+             "batch": n, "ratio": round(seconds["pictures"] / value, 3),
+             "repeats": options.repeats}
+            for name, value in seconds.items()
+        ]  # fmt: skip
+    return figures
+
+
+def to_pixels(images: list[np.ndarray]) -> Tensor:
+    """uint8 [H, W, 3] each, as [N, 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 # Quality ----------------------------------------------------------------------------------------
