@@ -78,11 +78,12 @@ class Terminated(GentoolError):
     exit_code = 143
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The hint for an unknown `word`: the known name closest to it, else all known names."""
+def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """The hint for an unknown `word`: the known name closest to it, with `prefix` before it, else
+    all known names."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
+    return f"did you mean {prefix + close[0]!r}?" if close else f"known: {', '.join(known)}"
 
 
 def missing_file(path: Path) -> NotFoundError:

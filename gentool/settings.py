@@ -54,7 +54,8 @@ def build(config_class: type[Config], tree: Tree, where: str = "") -> Config:
     for key, value in tree.items():
         name = where + (key.replace("_", "-") if where == OPTION else key)
         if key not in fields:
-            raise UsageError(f"unknown key {name!r}", nearest(key, fields))
+            section = "" if where == OPTION else where
+            raise UsageError(f"unknown key {name!r}", nearest(key, fields, section))
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, dict):
                 raise UsageError(f"{name} is a section, got {value!r}")

@@ -112,3 +112,8 @@ def test_words_that_a_translator_does_not_know_are_told(cli, monkeypatch):
     result = cli("decode", "mask-predict", "-")
     assert result.code == 0 and result.err.count("does not know") == 1
     assert "line 2 has words that this model does not know" in result.err
+
+
+def test_a_key_that_is_nearly_right_is_named_with_its_section(cli):
+    result = cli("train", "ddpm", "--set", "train.batchsize=4", "--dry-run")
+    assert result.code == 2 and "did you mean 'train.batch_size'?" in result.err
