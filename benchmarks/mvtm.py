@@ -25,6 +25,7 @@ import torch
 from results import append
 from timing import alternate
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
 from gentool.backends.mvtm import Config, DecodeConfig, ModelConfig
@@ -165,41 +166,27 @@ def forward(options: Any) -> list[dict[str, Any]]:
 
 def cache(options: Any) -> list[dict[str, Any]]:
     """A training step of each recipe on pictures, which are there already: of encoding and the
-    update alone. Pictures are scenes, or noise of the recipe's size; no network is trained."""
+    update alone. Pictures are noise of the recipe's size, captions those of scenes."""
+    device, source = pick_device("auto"), Scenes("train", "both")
+    captions = [source[i].caption for i in range(2000)]
+    words = train_tokenizer("words", captions)
     figures = []
     for recipe, n in CACHED.items():
         _, tree = read_recipe(recipe)
         config = build(Config, {name: value for name, value in tree.items() if name != "backend"})
-        scenes, shape = Scenes("train", "both"), (3, config.data.image_size, config.data.image_size)
-        words = train_tokenizer("words", [scenes[i].caption for i in range(2000)])
         reads = config.model.text.encoder != "none"
-        backend = Backend(
-            config, PictureTokenizer(stages.untrained(config), words if reads else None)
-        )
-        device = pick_device("auto")
+        image = stages.untrained(config)
+        backend = Backend(config, PictureTokenizer(image, words if reads else None))
         network = backend.network().to(device).train()
         optimizer = make_optimizer(network, config.train)
         rng = BatchRng.for_samples(0, range(n))
-        pictures = to_pixels([scenes[i].image for i in range(n)]) if reads else rng.normal(*shape)
-        examples = [
-            Picture(str(i), x, i % 10, scenes[i].caption)
-            for i, x in enumerate(pictures.clamp(-1, 1))
-        ]
+        noise = rng.normal(*image.shape).clamp(-1, 1)
+        examples = [Picture("", x, 0, told) for x, told in zip(noise, captions, strict=False)]
         batch = {k: v.to(device) for k, v in backend.collate(examples, rng).items()}
         cached = {k: v for k, v in batch.items() if k != "x"}
         cached["ids"] = backend.image.encode(batch["x"])
-
-        def step(
-            batch: dict[str, Tensor],
-            backend: Backend = backend,
-            network: torch.nn.Module = network,
-            optimizer: torch.optim.Optimizer = optimizer,
-        ) -> None:
-            backend.loss(network, batch)["nll"].mean().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-        sides = {"pictures": partial(step, batch), "cache": partial(step, cached)}
+        update = partial(one_update, backend, network, optimizer)
+        sides = {"pictures": partial(update, batch), "cache": partial(update, cached)}
         seconds = alternate(sides, options.repeats)
         figures += [
             {"metric": f"examples per second[{recipe}, {name}]", "value": round(n / value, 2),
@@ -210,9 +197,12 @@ def cache(options: Any) -> list[dict[str, Any]]:
     return figures
 
 
-def to_pixels(images: list[np.ndarray]) -> Tensor:
-    """uint8 [H, W, 3] each, as [N, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 127.5 - 1
+def one_update(
+    backend: Backend, network: torch.nn.Module, optimizer: Optimizer, batch: dict[str, Tensor]
+) -> None:
+    backend.loss(network, batch)["nll"].mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 # Quality ----------------------------------------------------------------------------------------

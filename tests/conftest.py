@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,12 +100,6 @@ def recipe(tmp_path_factory) -> Path:
 def tiny_run(recipe, tmp_path_factory) -> Path:
     """A run of the tiny recipe, 40 steps in one go. Not to be changed."""
     return trained("ddpm", recipe, tmp_path_factory.mktemp("runs") / "tiny")
-
-
-@pytest.fixture
-def copy(tiny_run, tmp_path):
-    """A copy of the finished run, to be changed."""
-    return shutil.copytree(tiny_run, tmp_path / "run")
 
 
 def trained(backend: str, recipe: Path, out: Path) -> Path:

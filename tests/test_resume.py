@@ -14,6 +14,12 @@ from gentool.training import loop
 from gentool.training.loop import Trainer
 
 
+@pytest.fixture
+def copy(tiny_run, tmp_path):
+    """A copy of the finished run, to be changed."""
+    return shutil.copytree(tiny_run, tmp_path / "run")
+
+
 def flip_byte(path, place=-5):
     data = bytearray(path.read_bytes())
     data[place] ^= 1

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 
 import pytest
 import torch
@@ -76,7 +77,8 @@ def test_a_link_stays_one_and_the_folder_one_is_in_is_refused(train, tmp_path, m
     assert states_of(disk) == [0, 1]
 
 
-def test_a_folder_in_use_is_refused_and_overwrite_replaces_it(train, copy, tmp_path):
+def test_a_folder_in_use_is_refused_and_overwrite_replaces_it(train, tiny_run, tmp_path):
+    copy = shutil.copytree(tiny_run, tmp_path / "run")
     before = weights_of(copy)
     result = train("--steps", 1)
     assert result.code == 2 and "--overwrite" in result.err
