@@ -1,6 +1,7 @@
 """mvtm from the shell: two stages, pictures by class, edits, wrong input."""
 
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ from pictures import classes, draw, picture
 from PIL import Image
 
 from gentool.backends.mvtm import DecodeConfig, SampleConfig
+from gentool.checkpoint.config import read_config
 from gentool.checkpoint.load import Loaded, load_checkpoint
 from gentool.inputs import box_hole
 from gentool.render import to_uint8
@@ -36,27 +38,31 @@ def test_a_run_has_both_stages(mvtm_run):
     assert last < 0.8 * first
 
 
-@pytest.mark.parametrize("stop", ["first", "second"])
-def test_a_run_cut_in_either_stage_ends_in_the_same_bytes(
-    cli, mvtm_recipe, mvtm_run, tmp_path, monkeypatch, stop
-):
+def cut(cli, monkeypatch, arguments, step, first_stage=True):
+    """Run a command that SIGTERM reaches at `step` of one of its stages; the first one has 40."""
     from gentool.training.loop import Trainer
 
-    out, update = tmp_path / "run", Trainer.optimizer_step
-    cut = {"first": 13, "second": 33}[stop]
+    update = Trainer.optimizer_step
 
     def patched(self):
-        if self.step == cut and (self.train.steps == 40) == (stop == "first"):
-            import signal
-
+        if self.step == step and (self.train.steps == 40) == first_stage:
             signal.raise_signal(signal.SIGTERM)
         return update(self)
 
-    arguments = ("train", "mvtm", "--recipe", mvtm_recipe, "--out", out)
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "optimizer_step", patched)
-        assert cli(*arguments).code == 143
-    if stop == "first":
+        result = cli(*arguments)
+    assert result.code == 143, result.err
+
+
+@pytest.mark.parametrize("stage", ["first", "second"])
+def test_a_run_cut_in_either_stage_ends_in_the_same_bytes(
+    cli, mvtm_recipe, mvtm_run, tmp_path, monkeypatch, stage
+):
+    out = tmp_path / "run"
+    arguments = ("train", "mvtm", "--recipe", mvtm_recipe, "--out", out)
+    cut(cli, monkeypatch, arguments, 13 if stage == "first" else 33, stage == "first")
+    if stage == "first":
         assert not (out / "config.json").exists()
         named = cli(*arguments[:-2], "--resume", out)
         assert named.code == 3 and f"--out {out} --resume latest" in named.err
@@ -65,6 +71,34 @@ def test_a_run_cut_in_either_stage_ends_in_the_same_bytes(
     assert cli(*arguments, "--resume", "latest").code == 0
     assert weights_of(out) == weights_of(mvtm_run) and log_of(out) == log_of(mvtm_run)
     assert weights_of(out / "vq") == weights_of(mvtm_run / "vq")
+    assert not (out / "next").exists()
+
+
+def test_a_run_cut_in_its_first_stage_becomes_what_was_asked_for(
+    cli, mvtm_recipe, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    where = ("--out", out, "--resume", "latest")
+    given = ("--steps", 7, "--seed", 3, "--set", "masking.label_smoothing=0")
+    cut(cli, monkeypatch, ("train", "mvtm", "--recipe", mvtm_recipe, "--out", out, *given), 2)
+    other = cli("train", "mvtm", *where, "--set", "model.layers=9")
+    assert other.code == 2 and "model.layers is 1 in the run, 9 now" in other.err
+    other = cli("train", "ddpm", *where)
+    assert other.code == 4 and "is a mvtm run, not ddpm" in other.err
+    assert cli("train", "mvtm", *where, "--steps", 5).code == 0
+    run_config = read_config(out)
+    assert (run_config.recipe, states_of(out)[-1]) == ("tiny-mvtm", 5)
+    assert run_config.config["train"]["seed"] == 3
+    assert run_config.config["masking"]["label_smoothing"] == 0
+
+
+def test_overwrite_replaces_a_first_stage(cli, mvtm_recipe, mvtm_run, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    arguments = ("train", "mvtm", "--recipe", mvtm_recipe, "--out", out, "--steps", 2)
+    cut(cli, monkeypatch, (*arguments, "--seed", 3), 2)
+    given = ("--set", f"tokenizer.image={mvtm_run}", "--overwrite")
+    assert cli(*arguments, *given).code == 0
+    assert not (out / "vq").exists() and read_config(out).config["train"]["seed"] == 0
 
 
 def test_overwrite_checks_both_stages_before_it_deletes(cli, mvtm_recipe, mvtm_run, tmp_path):
@@ -79,13 +113,6 @@ def test_overwrite_checks_both_stages_before_it_deletes(cli, mvtm_recipe, mvtm_r
     command = [sys.executable, "-m", "gentool", *map(str, again), "--precision", "bf16"]
     result = subprocess.run([*command, "--stop-at", "1"], capture_output=True, text=True)
     assert result.returncode == 0 and states_of(out)[-1] == 1, result.stderr
-
-
-def test_another_backend_does_not_go_on_from_a_first_stage(cli, mvtm_run, recipe, tmp_path):
-    shutil.copytree(mvtm_run / "vq", tmp_path / "run/vq")
-    ddpm = ("train", "ddpm", "--recipe", recipe, "--out", tmp_path / "run")
-    assert cli(*ddpm, "--resume", "latest").code == 3
-    assert not (tmp_path / "run/config.json").exists()
 
 
 def test_a_tokenizer_that_is_given_is_not_trained(cli, mvtm_recipe, mvtm_run, tmp_path):

@@ -16,21 +16,17 @@ from gentool.settings import Tree, flatten
 
 def check_new(out: Path, overwrite: bool) -> None:
     """Raise UsageError if a new run cannot go to `out`."""
-    is_run = (out / "config.json").is_file()
+    begun = (out / "next").is_dir()
+    is_run = begun or (out / "config.json").is_file()
     if is_run and not overwrite:
         raise UsageError(
-            f"{out} already holds a run",
+            f"{out} already holds " + ("the first stage of a run" if begun else "a run"),
             "--resume latest continues it, --overwrite replaces it, --out DIR goes elsewhere",
         )
     if out.resolve() == Path.cwd():  # it is put in place by a rename
         raise UsageError(f"--out {out} is the folder you are in", "--out DIR, a new one")
     if out.is_dir() and not any(out.iterdir()):
         return
-    if (out / "vq").is_dir() and not is_run:
-        raise UsageError(
-            f"{out} holds the first stage of a run",
-            "--resume latest continues it, --out DIR goes elsewhere",
-        )
     if out.exists() and not is_run:
         raise UsageError(f"{out} exists and is not a run", "choose another --out")
 

@@ -1,6 +1,7 @@
 """Models of picture tokens train in two stages: first the tokenizer, into the run's folder `vq/`.
 
-Until the second stage begins that folder is all there is; a run in it is continued like any other.
+Until the second stage begins, the run's folder holds that and `next/config.json`, which says what
+the second one will be. A run in `vq/` is continued like any other.
 """
 
 import shutil
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gentool.checkpoint.atomic import sync
+from gentool.checkpoint.config import RunConfig, read_config
 from gentool.checkpoint.state import reached
 from gentool.checkpoint.tokenizer import find_tokenizer
 from gentool.data.config import ImageData
@@ -16,21 +18,35 @@ from gentool.errors import UsageError
 from gentool.registry import backend_class, options_module
 from gentool.resources import read_recipe
 from gentool.settings import Tree, build, merge, to_tree
+from gentool.training.run import create
 
 FOLDER = "vq"
+NEXT = "next"
 
 
-def is_begun(out: Path) -> bool:
-    """Whether `out` holds a first stage and no second one."""
-    return (out / FOLDER).is_dir() and not (out / "config.json").is_file()
+def begin(out: Path, second: RunConfig, resumed: bool) -> None:
+    """Note in `out` what its second stage will be; where it is not resumed, in a new folder."""
+
+    def fill(folder: Path) -> None:
+        (folder / NEXT).mkdir()
+        second.write(folder / NEXT)
+
+    if resumed:
+        second.write(out / NEXT)
+    else:
+        create(out, fill)
+
+
+def begun(out: Path) -> RunConfig | None:
+    """What the second stage in `out` will be, where there is a first one alone."""
+    return read_config(out / NEXT) if (out / NEXT).is_dir() else None
 
 
 def keep(out: Path, folder: Path) -> None:
     """Take the first stage from `out` along into `folder`, which will stand in its place."""
-    if is_begun(out):
-        shutil.copytree(out / FOLDER, folder / FOLDER)
-        for path in (*(folder / FOLDER).rglob("*"), folder / FOLDER, folder):
-            sync(path)  # what it is copied from is deleted
+    shutil.copytree(out / FOLDER, folder / FOLDER)
+    for path in (*(folder / FOLDER).rglob("*"), folder / FOLDER, folder):
+        sync(path)  # what it is copied from is deleted
 
 
 def settings(config: Any) -> tuple[str, Tree]:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -60,9 +59,10 @@ class Plan:
 @dataclass
 class _Resolved:
     config: Any
+    recipe: str
     run: Path
-    state: State | None
-    run_config: RunConfig | None  # of the run that is continued
+    state: State | None = None
+    run_config: RunConfig | None = None  # of the run that is continued
 
 
 def train(
@@ -74,9 +74,8 @@ def train(
 ) -> Path:
     """Train as planned and return the run's folder. Raises as the parts do."""
     resolved = _resolve(plan, reporter)
-    if _needs_tokenizer(resolved, plan) and not _first_stage(
-        resolved, plan, device, deadline, reporter
-    ):
+    staged = _needs_tokenizer(resolved, plan)
+    if staged and not _first_stage(resolved, plan, device, deadline, reporter):
         return resolved.run
     trainer = _trainer(resolved, plan, device, reporter)
     limits = Limits(stop_at, math.inf if deadline is None else deadline)
@@ -91,11 +90,11 @@ def train(
             trainer.catch_up(run, run_config)
             reporter.info(f"resuming {run} at step {trainer.step}")
         else:
-            run_config = _new_run_config(plan, resolved.config, trainer)
+            run_config = _new_run_config(plan.backend, resolved, trainer)
             if plan.init:
                 run_config.init = _initialise(trainer, resolved.config.model, plan, reporter)
             if trainer.accelerator.is_main_process:
-                create(run, lambda folder: _fill(folder, trainer, run_config, run))
+                create(run, lambda folder: _fill(folder, trainer, run_config, run, staged))
             reporter.info(f"new run in {run}")
         reporter.info(f"data: {extent(trainer.source)}")
         trainer.accelerator.wait_for_everyone()
@@ -119,13 +118,14 @@ def _first_stage(
     """Train the tokenizer, or go on with it; False if its last step is not reached in time."""
     out = resolved.run
     name, tree = stages.settings(resolved.config)
-    # What is wrong with the second stage is told now, before an old run is deleted.
+    # What is wrong with the second stage is told now, before an old run is replaced.
     second = _trainer(resolved, plan, device, reporter, dry=True)
     second.loader.close()
-    if plan.overwrite:
-        if second.accelerator.is_main_process:
-            shutil.rmtree(out.resolve(), ignore_errors=True)
-        second.accelerator.wait_for_everyone()
+    if second.accelerator.is_main_process:
+        wanted = RunConfig(plan.backend, resolved.recipe, to_tree(resolved.config), data={})
+        resumed = bool(plan.resume and stages.begun(out))
+        stages.begin(out, wanted, resumed)
+    second.accelerator.wait_for_everyone()
     second.accelerator.free_memory()
     del second
     reporter.info(f"stage one of two: the image tokenizer, recipe {name}")
@@ -140,9 +140,10 @@ def _first_stage(
     return done
 
 
-def _fill(folder: Path, trainer: Trainer, run_config: RunConfig, run: Path) -> None:
-    """What a new run's folder holds: its tokenizer, and a state of step 0."""
-    stages.keep(run, folder)
+def _fill(folder: Path, trainer: Trainer, run_config: RunConfig, run: Path, staged: bool) -> None:
+    """What a new run's folder holds: its first stage, its tokenizer, and a state of step 0."""
+    if staged:
+        stages.keep(run, folder)
     if trainer.backend.tokenizer:
         trainer.backend.tokenizer.save(folder / "tokenizer")
     trainer.save(folder, run_config)
@@ -183,23 +184,33 @@ def describe(plan: Plan, device: str, reporter: Reporter) -> list[str]:
 def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
     """The configuration and, for a resumed run, where it goes on. Touches no file."""
     config_class = options_module(plan.backend).Config
-    # A first stage alone: it is continued, and what follows it is new.
-    staged = getattr(options_module(plan.backend), "TOKENS", False)
-    begun = staged and stages.is_begun(plan.folder) and plan.resume in ("auto", "latest")
-    looked_for = plan.resume and not begun
-    if plan.resume and not begun and staged and stages.is_begun(Path(plan.resume)):
+    if plan.resume and stages.begun(Path(plan.resume)):
         hint = f"--out {plan.resume} --resume latest"
         raise NotFoundError(f"{plan.resume} holds a first stage and no run yet", hint)
-    found = find_state(plan.folder, plan.resume or "", reporter.info) if looked_for else None
+    if plan.resume in ("auto", "latest") and (first := stages.begun(plan.folder)):
+        config = _continued(plan, plan.folder, first)
+        return _Resolved(config, first.recipe, plan.folder)
+    found = find_state(plan.folder, plan.resume, reporter.info) if plan.resume else None
     if found is None:
         config = _complete(plan, build(config_class, _over(plan.tree, plan.given)))
-        if not begun:
-            check_new(plan.folder, plan.overwrite)
-        return _Resolved(config, plan.folder, None, None)
+        check_new(plan.folder, plan.overwrite)
+        return _Resolved(config, plan.recipe, plan.folder)
     run, state = found
     if plan.out and run.resolve() != plan.out.resolve():
         raise UsageError(f"--resume {plan.resume} is not in --out {plan.out}", "drop --out")
     saved = read_config(run)
+    config = _continued(plan, run, saved)
+    if config.train.steps < state.step:
+        raise UsageError(
+            f"{run} is at step {state.step}, so it cannot end at {config.train.steps}",
+            "--steps N, all steps from the first on",
+        )
+    return _Resolved(config, saved.recipe, run, state, saved)
+
+
+def _continued(plan: Plan, run: Path, saved: RunConfig) -> Any:
+    """The configuration with which `run`, begun with `saved`, goes on. Raises as check_same."""
+    config_class = options_module(plan.backend).Config
     if saved.backend != plan.backend:
         raise BadCheckpointError(f"{run} is a {saved.backend} run, not {plan.backend}")
     # A run that an earlier gentool began has the defaults of settings that came later.
@@ -209,12 +220,7 @@ def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
     else:
         config = build(config_class, merge(saved.config, plan.given))
     check_same(run, saved, to_tree(config), free_keys(config_class))
-    if config.train.steps < state.step:
-        raise UsageError(
-            f"{run} is at step {state.step}, so it cannot end at {config.train.steps}",
-            "--steps N, all steps from the first on",
-        )
-    return _Resolved(config, run, state, saved)
+    return config
 
 
 def _over(tree: Tree, given: Tree) -> Tree:
@@ -274,7 +280,7 @@ def _backend(resolved: _Resolved, plan: Plan, dry: bool) -> Any:
     return make_backend(config, tokenizer)
 
 
-def _new_run_config(plan: Plan, config: Any, trainer: Trainer) -> RunConfig:
+def _new_run_config(backend: str, resolved: _Resolved, trainer: Trainer) -> RunConfig:
     source = trainer.source
     data = {
         "fingerprint": source.fingerprint,
@@ -285,7 +291,7 @@ def _new_run_config(plan: Plan, config: Any, trainer: Trainer) -> RunConfig:
         data["tokenizer"] = trainer.backend.tokenizer.hash
     if text_encoder := frozen_encoder(trainer.backend):
         data["text_encoder"] = text_encoder
-    return RunConfig(plan.backend, plan.recipe, to_tree(config), data)
+    return RunConfig(backend, resolved.recipe, to_tree(resolved.config), data)
 
 
 def _check_step(run_config: RunConfig, state: State, trainer: Trainer) -> None:
