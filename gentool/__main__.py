@@ -1,22 +1,38 @@
 """`gentool`, `python -m gentool` and `accelerate launch -m gentool`."""
 
 import os
+import signal
 import sys
+from types import FrameType
+
+STOPPED = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
 
 
 def main() -> None:
     """Run the command line and exit with its code."""
     closed = _reopen()
-    try:
-        from gentool.cli.main import run
+    for number in STOPPED:
+        # One that the caller has us ignore, as `nohup` does, stays ignored.
+        if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
+            signal.signal(number, _stop)
+    from gentool.cli.main import run
 
-        code = run(sys.argv[1:])
-    except KeyboardInterrupt:  # while modules are read; `run` handles those that come later
-        sys.stderr.write("interrupted\n")
-        code = 130
+    code = run(sys.argv[1:])
     if "stdout" in closed:
         sys.stdout = None  # what could not be written is not tried again
     sys.exit(code)
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End the command by an exception, so that it can clean up; training has its own way."""
+    while frame:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            # Modules that are half read swallow exceptions, or make others of them.
+            code, what = STOPPED[signal.Signals(number)]
+            os.write(2, f"error: {what}\n".encode())
+            os._exit(code)
+        frame = frame.f_back
+    raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(STOPPED[signal.SIGTERM][0])
 
 
 def _reopen() -> list[str]:

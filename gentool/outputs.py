@@ -6,98 +6,125 @@ Files appear whole: each is written beside its place and renamed.
 import io
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import chain, count
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 from torch import Tensor
 
-from gentool.checkpoint.atomic import replacing, write_file
+from gentool.checkpoint.atomic import check_place, replacing, write_file
 from gentool.errors import UsageError
 from gentool.render import grid, to_uint8
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Batches = Iterable[tuple[Sequence[int], Tensor]]  # sample numbers, float32 [B, C, H, W] in [-1, 1]
 Tell = Callable[[int, Path | None, int | None], None]  # sample number, its file, its place in it
 
 
-def check_target(out: str) -> None:
-    """Raise UsageError if images cannot be written to `out`."""
-    if out == "-" or out.endswith(("/", ".png", ".npy")) or (out and Path(out).is_dir()):
+def check_target(out: str | None) -> None:
+    """Raise UsageError or OSError if images cannot be written to `out`, or to a new file here."""
+    if out == "-":
         return
-    raise UsageError(f"--out {out}: not a .png, a .npy, a folder (with / at its end) or -")
+    folder = out is None or out.endswith("/") or Path(out).is_dir()
+    if not folder and not str(out).endswith((".png", ".npy")):
+        raise UsageError(f"--out {out}: not a .png, a .npy, a folder (with / at its end) or -")
+    check_place(Path(out or ".") / "a picture" if folder else Path(str(out)))
 
 
-def free_name(stem: str) -> str:
-    """`stem.png` in the current folder, or `stem-2.png` and so on if that is taken."""
-    number, name = 1, f"{stem}.png"
-    while Path(name).exists():
-        number += 1
-        name = f"{stem}-{number}.png"
-    return name
+def write_picture(picture: "Image.Image", out: Path | None, stem: str = "") -> Path:
+    """Write a PNG to `out`; where there is none, to a new file `stem.png` in the current folder, or
+    `stem-2.png` and so on. Which it was."""
+    path = out or _new_file(stem)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write_file(path, _png(picture))
+    except BaseException:
+        if not out:
+            path.unlink()
+        raise
+    return path
+
+
+def _new_file(stem: str) -> Path:
+    for number in count(1):
+        path = Path(f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
+        with suppress(FileExistsError):
+            path.open("xb").close()  # another process may want the same name now
+            return path
+    raise AssertionError
+
+
+def _png(picture: "Image.Image") -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def write_images(
     batches: Batches,
     n: int,
     shape: tuple[int, int, int],
-    out: str,
+    out: str | None,
+    stem: str,
     tell: Tell,
     columns: int | None = None,
 ) -> None:
-    """Write n images of `shape` (C, H, W) to `out`; `tell` hears of each as it is written.
+    """Write n images of `shape` (C, H, W) to `out`, or a grid to a new file whose name begins with
+    `stem`; `tell` hears of each image as it is written.
 
     columns: of a grid; near square where not given.
     """
-    if out.endswith("/") or Path(out).is_dir():
+    if out and (out.endswith("/") or Path(out).is_dir()):
         _write_folder(batches, Path(out), tell)
-    elif out.endswith(".npy"):
+    elif out and out.endswith(".npy"):
         _write_array(batches, n, shape, Path(out), tell)
     else:
-        _write_grid(batches, out, tell, columns)
+        _write_grid(batches, out, stem, tell, columns)
 
 
 def _write_folder(batches: Batches, folder: Path, tell: Tell) -> None:
     from PIL import Image
 
-    folder.mkdir(parents=True, exist_ok=True)
     for numbers, images in batches:
         for number, pixels in zip(numbers, to_uint8(images), strict=True):
             path = folder / f"{number:06d}.png"
             picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-            buffer = io.BytesIO()
-            picture.save(buffer, "PNG")
-            write_file(path, buffer.getvalue())
+            write_picture(picture, path)
             tell(number, path, None)
 
 
 def _write_array(
     batches: Batches, n: int, shape: tuple[int, int, int], path: Path, tell: Tell
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    coming = iter(batches)
+    first = next(coming)
+    path.parent.mkdir(parents=True, exist_ok=True)  # now that there is something to write
     drawn: list[int] = []
     header = {"descr": "<f4", "fortran_order": False, "shape": (n, *shape)}
     # Not a memory map: on a full disk that kills the process.
     with replacing(path) as beside, beside.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for numbers, images in batches:
+        for numbers, images in chain([first], coming):
             file.write(images.numpy().astype("<f4").tobytes())
             drawn.extend(numbers)
     for place, number in enumerate(drawn):
         tell(number, path, place)
 
 
-def _write_grid(batches: Batches, out: str, tell: Tell, columns: int | None) -> None:
+def _write_grid(
+    batches: Batches, out: str | None, stem: str, tell: Tell, columns: int | None
+) -> None:
     drawn = [(numbers, to_uint8(images)) for numbers, images in batches]
-    buffer = io.BytesIO()
-    grid(np.concatenate([images for _, images in drawn]), columns).save(buffer, "PNG")
+    picture = grid(np.concatenate([images for _, images in drawn]), columns)
     if out == "-":
-        sys.stdout.buffer.write(buffer.getvalue())
+        sys.stdout.buffer.write(_png(picture))
         sys.stdout.buffer.flush()
         return
-    path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, buffer.getvalue())
+    path = write_picture(picture, Path(out) if out else None, stem)
     for place, number in enumerate(number for numbers, _ in drawn for number in numbers):
         tell(number, path, place)
 

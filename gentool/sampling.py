@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gentool.checkpoint.load import Loaded
 from gentool.device import pick_device, use_bf16
-from gentool.errors import BadDataError
+from gentool.errors import BadDataError, UsageError
 from gentool.extras import extra
 from gentool.protocol import Line
 from gentool.rng import BatchRng
@@ -93,7 +93,17 @@ def draw_samples(
         mine = {name: tensor[rows] for name, tensor in (given or {}).items()}
         with torch.autocast(chosen.type, torch.bfloat16, enabled=bf16):
             drawn = loaded.backend.draw(network, rng, settings, on_step, **mine, **(shared or {}))
+        _check_finite(drawn)
         yield batch, drawn
+
+
+def _check_finite(drawn: Any) -> None:
+    """Raise UsageError for pictures that are none."""
+    if isinstance(drawn, Tensor) and not drawn.isfinite().all():
+        raise UsageError(
+            "what was drawn is not finite",
+            "--precision fp32, or a smaller --noise-scale, --eta or --guidance-scale",
+        )
 
 
 def draw_texts(

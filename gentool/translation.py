@@ -50,10 +50,16 @@ def translate_lines(
     backend's `translate`. Raises UsageError, and BadDataError where there are not as many
     references as lines.
     """
-    if settings.length_beam > loaded.config.data.length:
+    longest = loaded.config.data.length
+    if settings.length_beam > longest:
         raise UsageError(
-            f"--length-beam {settings.length_beam}: this model knows lengths up to "
-            f"{loaded.config.data.length}"
+            f"--length-beam {settings.length_beam}: this model knows lengths up to {longest}"
+        )
+    if settings.steps > longest:
+        raise UsageError(
+            f"--steps {settings.steps}: this model's sentences have up to {longest} tokens, and no "
+            "use for more steps",
+            f"--steps 1 to {longest}",
         )
     chosen = pick_device(device)
     bf16 = use_bf16(precision, chosen)

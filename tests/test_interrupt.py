@@ -1,5 +1,6 @@
 """Training that is told to stop, or killed: what was saved is whole and goes on to the same end."""
 
+import os
 import random
 import re
 import signal
@@ -27,6 +28,28 @@ def waiting(self):
 Trainer.optimizer_step = waiting
 sys.argv[1:] = sys.argv[3:]
 runpy.run_module("gentool", run_name="__main__")
+"""
+
+# `python -m gentool`, told to stop while a module is read or as it draws.
+TOLD = """
+import signal, sys
+from gentool.__main__ import main
+number, when = int(sys.argv[1]), sys.argv[2]
+class Finder:
+    def find_spec(self, name, *more):
+        if name == when:
+            try:
+                signal.raise_signal(number)
+            except BaseException:
+                sys.stderr.write("swallowed")
+if when == "draws":
+    from gentool.backends.ddpm.backend import Backend
+    def draw(*more, **given):
+        signal.raise_signal(number)
+    Backend.draw = draw
+sys.meta_path.insert(0, Finder())
+sys.argv[1:] = sys.argv[3:]
+main()
 """
 
 # Children of one process, so that torch is imported once. Each dies of SIGKILL at its n-th touch
@@ -104,6 +127,28 @@ def test_sigterm_saves_and_a_new_process_goes_on(recipe, tiny_run, tmp_path, tra
     assert 20 < saved < 40 and re.search(rf"\b{saved}\b", err)
     assert train("--resume", "latest").code == 0
     assert weights_of(run) == weights_of(tiny_run) and log_of(run) == log_of(tiny_run)
+
+
+@pytest.mark.parametrize("when", ["gentool.cli.main", "torch", "draws"])
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_command_that_is_told_to_stop_cleans_up(tmp_path, number, code, when):
+    words = [sys.executable, "-c", TOLD, str(int(number)), when]
+    words += ["sample", "ddpm", "-n", "1", "--out", "new/x.npy"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    told = done.stderr.splitlines()[-1]
+    assert done.returncode == code, done.stderr
+    assert told == f"error: {'interrupted' if code == 130 else 'terminated'}"
+    assert "swallowed" not in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path):
+    """As `nohup` and a shell's background have it."""
+    words = f"trap '' INT TERM; {sys.executable} -c \"$CODE\" 2 torch list backends"
+    done = subprocess.run(
+        words, shell=True, capture_output=True, text=True, env={**os.environ, "CODE": TOLD}
+    )
+    assert done.returncode == 0 and "ddpm" in done.stdout, done.stderr
 
 
 def test_ctrl_c_saves_and_exits_130(train, tiny_run, tmp_path, monkeypatch):

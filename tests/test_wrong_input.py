@@ -14,8 +14,6 @@ import pytest
 import torch
 from PIL import Image
 
-from gentool.__main__ import main
-
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory, monkeypatch):
@@ -288,18 +286,6 @@ def test_closed_streams(tmp_path, closed, code, words):
     assert done.returncode == code and words in done.stderr, done.stderr
     assert "bug" not in done.stderr and "Traceback" not in done.stderr
     assert "Exception" not in done.stderr and done.stdout == ("\n" if closed == "2>&-" else "")
-
-
-def test_ctrl_c_while_modules_are_read(monkeypatch, capsys):
-    def interrupted(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.delitem(sys.modules, "gentool.cli.main")
-    monkeypatch.setattr("builtins.__import__", interrupted)
-    with pytest.raises(SystemExit) as exited:
-        main()
-    monkeypatch.undo()
-    assert exited.value.code == 130 and capsys.readouterr().err == "interrupted\n"
 
 
 # Runs and checkpoints

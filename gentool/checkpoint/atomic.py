@@ -1,9 +1,25 @@
 """Writing files so that a crash or a full disk leaves either the old one or the new one whole."""
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from gentool.errors import UsageError
+
+
+def check_place(path: Path) -> None:
+    """Raise what writing `path` would: UsageError where a file is in the place of its folder,
+    OSError where that may not be written. So it is told before the work, not after it."""
+    path = path.resolve()
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe or a device
+        return
+    folder = next(parent for parent in path.parents if parent.exists())
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is a file, not a folder", "choose another place")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
 def write_file(path: Path, data: bytes | Callable[[Path], None]) -> None:

@@ -15,7 +15,8 @@ from gentool.cli.bench_report import (
     run,
 )
 from gentool.cli.commands import add_command, group
-from gentool.cli.options import value
+from gentool.cli.figures import check_used
+from gentool.cli.options import count, value
 from gentool.cli.sample_text import STEERING
 from gentool.registry import BACKENDS, backend_options, draws, options_module
 
@@ -45,9 +46,7 @@ def bench(
     against: Annotated[
         str | None, value("LIBRARY", "The same weights drawn by diffusers, beside.")
     ] = None,
-    num: Annotated[
-        int, value("N", "Samples each time.", "--num", "-n", min=1, show_default=True)
-    ] = 64,
+    num: Annotated[int, count("Samples each time.", show_default=True)] = 64,
     repeats: Repeats = 3,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 64,
@@ -74,6 +73,12 @@ def bench(
     from gentool.sampling import sample_settings
 
     checked_plot(plot)
+    for option, given, uses in (
+        ("--judge", judge, ["judge"]),
+        ("--features", features, ["kid", "fid"]),
+    ):
+        if given and metric:
+            check_used(f"{option} {given}", [metric], uses)
     jobs = []
     for folder in chosen_checkpoints(checkpoint, backend):
         loaded = load_checkpoint(folder, backend)

@@ -13,7 +13,7 @@ from gentool.cli.bench_report import (
     run,
 )
 from gentool.cli.figures import HeldOut
-from gentool.cli.options import value
+from gentool.cli.options import count, value
 from gentool.cli.translate import BatchTokens, Fast
 from gentool.registry import backend_options
 
@@ -34,9 +34,7 @@ def bench_pairs(
         value("NAME", "Quality is this figure of eval. (default: scenes, of other data BLEU)"),
     ] = None,
     data: HeldOut = None,
-    num: Annotated[
-        int, value("N", "Sentences each time.", "--num", "-n", min=1, show_default=True)
-    ] = 64,
+    num: Annotated[int, count("Sentences each time.", show_default=True)] = 64,
     repeats: Repeats = 3,
     batch_tokens: BatchTokens = 4096,
     device: options.Device = "auto",

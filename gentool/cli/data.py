@@ -1,5 +1,6 @@
 """`gentool data check` and `gentool data show`: pictures here, texts in data_text.py."""
 
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
@@ -39,9 +40,7 @@ def check(
     spec: Spec,
     num: Annotated[
         int | None,
-        options.value(
-            "N", "Look at the first N only. (default: all; 1000 of scenes)", "--num", "-n", min=1
-        ),
+        options.count("Look at the first N only. (default: all; 1000 of scenes)"),
     ] = None,
     text: AsText = False,
     tokenizer: Annotated[
@@ -96,11 +95,12 @@ def check(
 
 def show(
     spec: Spec,
-    num: Annotated[int, typer.Option("--num", "-n", metavar="N", min=1, help="How many.")] = 24,
+    num: Annotated[int, options.count("How many.", show_default=True)] = 24,
     start: Annotated[int, typer.Option(metavar="I", min=0, help="The first one.")] = 0,
     out: Annotated[
-        str, typer.Option("--out", "-o", metavar="x.png", help="The contact sheet.")
-    ] = "data.png",
+        str | None,
+        options.value("x.png", "The contact sheet. (default: a new data.png)", "--out", "-o"),
+    ] = None,
     text: AsText = False,
     assign: Assign = None,
 ) -> None:
@@ -111,29 +111,31 @@ def show(
     gentool data show train.parquet -n 60 --out sheet.png
     gentool data show captions.txt
     """
-    from pathlib import Path
-
     from gentool.data.images import open_images
     from gentool.data.sheet import contact_sheet, describe
     from gentool.data.source import consecutive
     from gentool.data.text import is_text
+    from gentool.outputs import check_target, write_picture
 
     if text or is_text(spec):
         from gentool.cli.data_text import show_texts
 
+        if out:
+            raise UsageError("--out is for pictures; texts are printed", "leave it out")
         return show_texts(_config(TextData, spec, assign), start, num)
-    if not out.endswith(".png"):
+    if out and not out.endswith(".png"):
         raise UsageError(f"--out {out}: the sheet is a .png")
+    check_target(out)
     source = open_images(_config(ImageData, spec, assign))
     examples = consecutive(source, start, num)
     if not examples:
         raise UsageError(f"--start {start}: there is no such record")
     numbers = range(start, start + len(examples))
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(numbers, examples, columns=6).save(out)
+    sheet = contact_sheet(numbers, examples, columns=6)
+    path = write_picture(sheet, Path(out) if out else None, "data")
     for number, example in zip(numbers, examples, strict=True):
         console.result(describe(number, example, source.labels))
-    console.info(f"sheet: {out}")
+    console.info(f"sheet: {path}")
 
 
 def _config(section: type[Section], spec: str, assign: list[str] | None) -> Section:

@@ -8,7 +8,7 @@ import typer
 from gentool.cli import options
 from gentool.cli.answers import check_on_error
 from gentool.cli.console import console
-from gentool.cli.options import value
+from gentool.cli.options import count, value
 from gentool.cli.pictures import Out, with_blanks, write
 from gentool.cli.tracing import Trace, tracing
 from gentool.errors import BadDataError, UsageError
@@ -33,7 +33,7 @@ def decode_images(
     mask: Annotated[Path | None, value("FILE", "The part: where this picture is white.")] = None,
     num: Annotated[
         int | None,
-        value("N", "How many edits, without INPUT. (default: 1)", "--num", "-n", min=1),
+        count("How many edits, without INPUT. (default: 1)"),
     ] = None,
     seed: options.Seed = 0,
     out: Out = None,
@@ -75,13 +75,12 @@ def decode_images(
 
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.inputs import box_hole, line_class, mask_hole, read_image, unread
-    from gentool.outputs import check_target, free_name
+    from gentool.outputs import check_target
     from gentool.render.traces import check_trace_target
     from gentool.sampling import class_names, draw_samples, sample_settings, words
     from gentool.streams import place, stream_any_lines, waits
 
-    if out is not None:
-        check_target(out)
+    check_target(out)
     if trace:
         check_trace_target(trace, out=out)
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
@@ -129,7 +128,6 @@ def decode_images(
         what = "caption" if captions else "class"
         return {"seed": seed, what: lines[number], "skipped": number in bad}
 
-    target = out or free_name(f"{backend}-seed{seed}")
     with tracing(trace, "decode", loaded, chosen, seed, lines.__getitem__) as recorder:
         drawn = draw_samples(
             loaded,
@@ -145,6 +143,7 @@ def decode_images(
             recorder=recorder,
         )
         batches = with_blanks(drawn, bad, shape)
-        write(batches, (len(lines), *shape), target, facts if as_json else None)
+        stem = f"{backend}-seed{seed}"
+        write(batches, (len(lines), *shape), out, stem, facts if as_json else None)
     if bad:
         raise BadDataError(f"{len(bad)} of {len(lines)} lines skipped: white pictures stand in")

@@ -7,7 +7,7 @@ import typer
 from gentool.cli import options
 from gentool.cli.answers import OnError, check_on_error, write_answers
 from gentool.cli.console import console
-from gentool.cli.options import value
+from gentool.cli.options import count
 from gentool.cli.sample_text import Out
 from gentool.cli.tracing import Trace, tracing
 from gentool.errors import BadDataError
@@ -26,9 +26,7 @@ def decode_text(
         ),
     ] = None,
     checkpoint: options.Checkpoint = None,
-    num: Annotated[
-        int, value("N", "Ways to fill each line, a line each. (default: 1)", "--num", "-n", min=1)
-    ] = 1,
+    num: Annotated[int, count("Ways to fill each line, a line each. (default: 1)")] = 1,
     seed: options.Seed = 0,
     out: Out = "-",
     trace: Trace = None,

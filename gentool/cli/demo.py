@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gentool.cli.console import console
+from gentool.cli.options import count
 from gentool.errors import BadCheckpointError, BadDataError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -28,9 +29,7 @@ def demo(
         Path, typer.Option("--out", "-o", metavar="DIR", help="Where the tour goes.")
     ] = Path("gentool-demo"),
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps to train each for.")] = 60,
-    num: Annotated[
-        int, typer.Option("--num", "-n", metavar="N", min=1, help="Captions to dream up.")
-    ] = 16,
+    num: Annotated[int, count("Captions to dream up.", show_default=True)] = 16,
 ) -> None:
     """The tour: each backend trains for a moment, then captions go through all four of them.
 
@@ -145,6 +144,7 @@ def _type(tour: "Tour", *arguments: str) -> str:
     printed, began = io.StringIO(), time.monotonic()
     with redirect_stdout(printed):
         quiet = ["--quiet"] if console.quiet else []
-        app([*arguments, *quiet], prog_name="gentool", standalone_mode=False)
+        if app([*arguments, *quiet], prog_name="gentool", standalone_mode=False) == 130:
+            raise KeyboardInterrupt  # of which Typer makes that
     tour.commands.append((command, time.monotonic() - began))
     return printed.getvalue()

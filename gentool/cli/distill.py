@@ -10,13 +10,15 @@ import typer
 from gentool.cli import options
 from gentool.cli.console import console, several
 from gentool.cli.figures import report
-from gentool.cli.options import flag, value
+from gentool.cli.options import count, flag, value
 from gentool.cli.train import environment, parse_time
 from gentool.cli.translate import BatchTokens
 from gentool.errors import Interrupted, Terminated, UsageError
 from gentool.registry import default_recipe
 from gentool.resources import read_recipe, shipped
 from gentool.settings import Tree, build, merge, parse_assignment
+
+AGAIN = "the same command goes on"
 
 
 def distill(
@@ -48,9 +50,7 @@ def distill(
         ),
     ] = None,
     assign: options.Assign = None,
-    num: Annotated[
-        int | None, value("N", "The first N pairs. (default: all)", "--num", "-n", min=1)
-    ] = None,
+    num: Annotated[int | None, count("The first N pairs. (default: all)")] = None,
     beam: Annotated[
         int, value("N", "Hypotheses side by side; 1: greedy.", min=1, show_default=True)
     ] = 5,
@@ -107,7 +107,7 @@ def distill(
     corpus.open_pairs(config.data, num)
     run = out / corpus.TEACHER
     if not teacher and not _train(name, tree, given, recipe is not None, run, device, deadline):
-        console.info("the teacher is not at its end: the same command goes on")
+        console.info(f"the teacher is not at its end: {AGAIN}")
         return
     found = found or open_teacher(str(run), device, precision)
     console.info(f"teacher {found.name}, beam {beam}")
@@ -116,7 +116,7 @@ def distill(
         def poll() -> None:
             if request.number:
                 stopped = Terminated if request.number == signal.SIGTERM else Interrupted
-                raise stopped(f"stopped, kept in {out}", "the same command goes on")
+                raise stopped(f"stopped, kept in {out}", AGAIN)
             if deadline is not None and time.monotonic() >= deadline:
                 raise corpus.Late
 
@@ -126,7 +126,7 @@ def distill(
                 overwrite=overwrite, poll=poll, reporter=console,
             )  # fmt: skip
         except corpus.Late:
-            console.info(f"no more time; kept in {out}, the same command goes on")
+            console.info(f"no more time; kept in {out}, {AGAIN}")
             return
     console.stop()
     report(figures, [], as_json)
@@ -143,8 +143,7 @@ def _train(
 
     steps = build(Config, merge(tree, given)).train.steps
     if not reached(run, steps):
-        plan = start.Plan(
-            "teacher", name, merge(tree, environment()), given, named, run, resume="auto"
-        )
+        tree = merge(tree, environment())
+        plan = start.Plan("teacher", name, tree, given, named, run, "auto", again=AGAIN)
         start.train(plan, device, None, deadline, console)
     return reached(run, steps)

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
+from gentool.checkpoint.atomic import check_place
 from gentool.cli import options
 from gentool.cli.console import console
-from gentool.cli.figures import Gate, HeldOut, Metric, check_syntax, report
-from gentool.cli.options import value
+from gentool.cli.figures import Gate, HeldOut, Metric, check_syntax, check_used, report
+from gentool.cli.options import count, value
 from gentool.cli.sample_text import Classifier, Control, check_steering
 from gentool.errors import UsageError
 from gentool.registry import Options, options_module
@@ -34,9 +33,7 @@ def evaluate(
     ] = None,
     control: Control = None,
     classifier: Classifier = None,
-    num: Annotated[
-        int, typer.Option("--num", "-n", metavar="N", min=1, help="Samples and examples.")
-    ] = 512,
+    num: Annotated[int, count("Samples and examples.", show_default=True)] = 512,
     pictures: Annotated[
         Path | None, value("x.png", "Pictures, each beside its reconstruction, go here.")
     ] = None,
@@ -59,16 +56,17 @@ def evaluate(
         check_steering(settings, control, classifier)
     if pictures and pictures.suffix != ".png":
         raise UsageError(f"--pictures {pictures}: pictures are written as PNG", "--pictures x.png")
+    if pictures:
+        check_place(pictures)
     for option, given, uses in (
         ("--pictures", pictures, ["reconstruction"]),
         ("--judge", judge, ["judge"]),
         ("--features", features, ["kid", "fid"]),
     ):
-        if given and metric and not {*uses} & {*metric}:
-            raise UsageError(
-                f"{option} {given} is for the metric {' or '.join(uses)}, not {', '.join(metric)}",
-                f"--metric {uses[0]} beside it",
-            )
+        if given:
+            check_used(f"{option} {given}", metric, uses)
+    for name in (*settings, *(["control"] if control else [])):
+        check_used("--" + name.replace("_", "-"), metric)
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.control import open_controls
     from gentool.evaluate.checkpoint import measure

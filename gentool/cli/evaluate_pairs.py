@@ -2,12 +2,10 @@
 
 from typing import Annotated, Any
 
-import typer
-
 from gentool.cli import options
 from gentool.cli.console import console
-from gentool.cli.figures import Gate, HeldOut, Metric, check_syntax, report
-from gentool.cli.options import flag, value
+from gentool.cli.figures import Gate, HeldOut, Metric, check_syntax, check_used, report
+from gentool.cli.options import count, flag, value
 from gentool.cli.translate import BatchTokens, Dedup, Fast
 from gentool.registry import options_module
 
@@ -26,7 +24,7 @@ def evaluate_pairs(
             "transformers.",
         ),
     ] = None,
-    num: Annotated[int, typer.Option("--num", "-n", metavar="N", min=1, help="Sentences.")] = 512,
+    num: Annotated[int, count("Sentences.", show_default=True)] = 512,
     fast: Fast = False,
     dedup: Dedup = False,
     gold_length: Annotated[
@@ -49,6 +47,11 @@ def evaluate_pairs(
     How long decoding takes is told on standard error.
     """
     check_syntax(gate)
+    if twin:
+        check_used(f"--twin {twin}", metric, ["twin"])
+    flags = {"fast": fast, "dedup": dedup, "gold_length": gold_length}
+    for name in (*settings, *(name for name, given in flags.items() if given)):
+        check_used("--" + name.replace("_", "-"), metric)
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.evaluate.checkpoint import measure
     from gentool.evaluate.pairs import PairRequest

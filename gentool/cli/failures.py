@@ -48,12 +48,13 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _os_hint(error: OSError) -> str:
-    name = error.filename
-    if (
-        error.errno == errno.EACCES
-        and name
-        and os.path.isfile(name)
-        and not os.access(name, os.R_OK)
-    ):
-        return f"you may not read it: chmod +r {name}"
+    name = str(error.filename or "")
+    if error.errno == errno.EACCES and name:
+        place = name
+        while place and not os.path.lexists(place):  # what is in a closed folder cannot be seen
+            place = os.path.dirname(place)
+        if os.path.isdir(place) and not os.access(place, os.X_OK | os.R_OK):
+            return f"you may not look into it: chmod +rx {place}"
+        if os.path.isfile(name) and not os.access(name, os.R_OK):
+            return f"you may not read it: chmod +r {name}"
     return _OS_HINTS.get(error.errno or 0, "")

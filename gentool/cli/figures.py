@@ -1,9 +1,11 @@
 """How figures are told, and what is asked of them."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from gentool.cli.console import console
 from gentool.cli.options import value
+from gentool.errors import UsageError
 from gentool.evaluate.figures import check_gates, parse_gate
 
 if TYPE_CHECKING:
@@ -27,6 +29,22 @@ def check_syntax(gates: list[str] | None) -> None:
     """Raise UsageError for a gate that cannot be read, before anything is measured."""
     for gate in gates or []:
         parse_gate(gate)
+
+
+def check_used(option: str, metrics: list[str] | None, uses: Sequence[str] = ()) -> None:
+    """Raise UsageError for an option, as it was given, that none of the metrics asked for uses.
+
+    uses: those that it is for; where there are none, all that draw or decode.
+    """
+    if not metrics or {*uses} & {*metrics}:
+        return
+    if uses:
+        raise UsageError(
+            f"{option} is for the metric {' or '.join(uses)}, not {', '.join(metrics)}",
+            f"--metric {uses[0]} beside it",
+        )
+    if not {*metrics} - {"loss", "reconstruction"}:
+        raise UsageError(f"{option} does nothing for {', '.join(metrics)}", "leave it out")
 
 
 def report(figures: "list[Figure]", gates: list[str], as_json: bool) -> None:

@@ -90,8 +90,13 @@ def run(arguments: Sequence[str]) -> int:
     try:
         code = app(list(arguments), prog_name="gentool", standalone_mode=False)
         sys.stdout.flush()
+        if code == 130:  # Typer makes that of a Ctrl-C
+            console.error("interrupted")
         return code if isinstance(code, int) else 0
     except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code == 143:  # SIGTERM
+            console.error("terminated")
+            return 143
         # Typer makes an exit of a broken pipe that a command ran into.
         if not isinstance(error.__context__ or error, BrokenPipeError):
             raise

@@ -7,11 +7,18 @@ import typer
 
 from gentool.resources import shipped
 
+MOST = 10**9  # of anything that is counted: more is a slip of the finger
+
 
 def value(metavar: str, help: str, *names: str, **extra: Any) -> Any:
     """An option whose default its help tells in words (rich takes square brackets for markup)."""
     extra.setdefault("show_default", False)
     return typer.Option(*names, metavar=metavar, help=help, show_envvar=False, **extra)
+
+
+def count(help: str, **extra: Any) -> Any:
+    """`--num N`, how many of something."""
+    return value("N", help, "--num", "-n", min=1, max=MOST, **extra)
 
 
 def flag(name: str, help: str) -> Any:

@@ -24,12 +24,14 @@ Out = Annotated[
 def write(
     batches: Iterable[tuple[Sequence[int], "Tensor"]],
     shape: tuple[int, int, int, int],
-    out: str,
+    out: str | None,
+    stem: str,
     record: Callable[[int], dict[str, Any]] | None,
     columns: int | None = None,
 ) -> None:
-    """Write pictures of `shape` [N, C, H, W] to `out`, a grid with so many columns; print each file
-    once or, where `record` gives the facts of picture number i, one record a picture."""
+    """Write pictures of `shape` [N, C, H, W] to `out`, or to a new file called after `stem`; a grid
+    with so many columns. Print each file once or, where `record` gives the facts of picture number
+    i, one record a picture."""
     from gentool.outputs import write_images
 
     written: dict[Path, None] = {}
@@ -42,8 +44,9 @@ def write(
         if path:
             written[path] = None
 
-    write_images(batches, shape[0], shape[1:], out, tell, columns)
-    if Path(out).is_dir() and len(written) > 1:  # one alone may be drawn anew among the others
+    write_images(batches, shape[0], shape[1:], out, stem, tell, columns)
+    # One alone may be drawn anew among the others.
+    if out and Path(out).is_dir() and len(written) > 1:
         others = {path for path in Path(out).glob("*.png") if path.stem.isdigit()} - {*written}
         if others:
             console.warn(f"{out} also holds {len(others)} pictures of an earlier command")

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from gentool.cli import options
 from gentool.cli.console import console
-from gentool.cli.options import value
+from gentool.cli.options import count, value
 from gentool.cli.pictures import Out, write
 from gentool.cli.tracing import Trace, tracing
 from gentool.errors import UsageError
@@ -17,9 +17,7 @@ def sample_images(
     checkpoint: options.Checkpoint = None,
     num: Annotated[
         int | None,
-        value(
-            "N", "How many samples; of each prompt or class. (default: 16)", "--num", "-n", min=1
-        ),
+        count("How many samples; of each prompt or class. (default: 16)"),
     ] = None,
     prompts: Annotated[
         list[str] | None,
@@ -66,12 +64,11 @@ def sample_images(
 
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.inputs import caption_rows, class_index, read_noise, unread
-    from gentool.outputs import check_target, free_name
+    from gentool.outputs import check_target
     from gentool.render.traces import check_trace_target
     from gentool.sampling import class_names, draw_samples, sample_settings, words
 
-    if out is not None:
-        check_target(out)
+    check_target(out)
     if trace:
         check_trace_target(trace, out=out)
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
@@ -95,20 +92,24 @@ def sample_images(
     if index is not None and len(names) > 1:
         raise UsageError("--index draws one sample, of one --prompt or --class")
 
-    row = [i // each if index is None else 0 for i in indices]  # of the grid: whose turn it is
-    given = {key: tensor[row] for key, tensor in given.items()}
+    def row(number: int) -> int:
+        """Of the grid: whose turn it is."""
+        return number // each if index is None else 0
+
+    if given:
+        rows = [row(number) for number in indices]
+        given = {key: tensor[rows] for key, tensor in given.items()}
     if noise is not None:
         given["x_T"] = noise[indices.start : indices.stop]
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
 
     def label(number: int) -> str:
-        return names[row[number - indices.start]] if names else ""
+        return names[row(number)] if names else ""
 
     def facts(number: int) -> dict[str, Any]:
         what = "prompt" if prompts else "class"
         return {"seed": seed, **({what: label(number)} if names else {})}
 
-    target = out or free_name(f"{backend}-seed{seed}")
     columns = each if len(names) > 1 else None
     with tracing(trace, "sample", loaded, chosen, seed, label) as recorder:
         batches = draw_samples(
@@ -123,4 +124,5 @@ def sample_images(
             progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
             recorder=recorder,
         )
-        write(batches, (len(indices), *shape), target, facts if as_json else None, columns)
+        stem = f"{backend}-seed{seed}"
+        write(batches, (len(indices), *shape), out, stem, facts if as_json else None, columns)

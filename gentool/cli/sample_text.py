@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from gentool.cli import options
 from gentool.cli.console import console
-from gentool.cli.options import value
+from gentool.cli.options import count, value
 from gentool.cli.tracing import Trace, tracing
 from gentool.errors import UsageError
 
@@ -27,9 +27,7 @@ def sample_text(
     backend: str,
     settings: dict[str, Any],
     checkpoint: options.Checkpoint = None,
-    num: Annotated[
-        int | None, value("N", "How many samples. (default: 16)", "--num", "-n", min=1)
-    ] = None,
+    num: Annotated[int | None, count("How many samples. (default: 16)")] = None,
     seed: options.Seed = 0,
     index: Annotated[int | None, value("I", "Draw only sample I of the seed.", min=0)] = None,
     control: Control = None,

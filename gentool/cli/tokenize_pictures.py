@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from gentool.cli import options
 from gentool.cli.console import console
-from gentool.cli.options import value
+from gentool.cli.options import count, value
 from gentool.cli.pictures import write
 from gentool.cli.train import environment
 from gentool.errors import BadDataError, UsageError
@@ -39,7 +39,7 @@ def draw(tokenizer: Any, rows: list[list[int]], inputs: str, out: str, as_json: 
         raise BadDataError(f"{place(inputs)} has no lines, so there is nothing to draw")
     batches = (([i], tokenizer.decode(torch.tensor([ids]))) for i, ids in enumerate(rows))
     shape = (len(rows), *tokenizer.shape)
-    write(batches, shape, out, (lambda number: {}) if as_json else None)
+    write(batches, shape, out, "", (lambda number: {}) if as_json else None)
 
 
 def train(data: list[str], out: Path, size: int | None, assign: list[str]) -> None:
@@ -54,7 +54,8 @@ def train(data: list[str], out: Path, size: int | None, assign: list[str]) -> No
     name, tree = read_recipe("vq-scenes")
     del tree["backend"]
     tree = merge(tree, environment())
-    plan = start.Plan("vq", name, tree, given, recipe_given=False, out=out)
+    again = f"gentool train vq --out {out} --resume latest continues"
+    plan = start.Plan("vq", name, tree, given, recipe_given=False, out=out, again=again)
     start.train(plan, os.environ.get("GENTOOL_DEVICE") or "auto", None, None, console)
 
 
@@ -76,9 +77,7 @@ def cache(
             show_default=True,
         ),
     ] = 1,
-    num: Annotated[
-        int | None, value("N", "The first N pictures. (default: all)", "--num", "-n", min=1)
-    ] = None,
+    num: Annotated[int | None, count("The first N pictures. (default: all)")] = None,
     assign: Annotated[
         list[str] | None,
         value("KEY=VALUE", "A data setting, e.g. flip=true; repeatable.", "--set"),

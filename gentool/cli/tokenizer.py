@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from gentool.checkpoint.atomic import check_place
 from gentool.cli import options, tokenize, tokenize_pictures
 from gentool.cli.commands import add_command, group
 from gentool.cli.console import console
-from gentool.cli.options import value
+from gentool.cli.options import count, value
 from gentool.errors import BadDataError, UsageError
 from gentool.settings import build, merge, parse_assignment
 
@@ -52,7 +53,7 @@ def train(
     ] = "en",
     num: Annotated[
         int | None,
-        value("N", "The first N texts. (default: all; 10000 of scenes)", "--num", "-n", min=1),
+        count("The first N texts. (default: all; 10000 of scenes)"),
     ] = None,
     assign: Annotated[
         list[str] | None,
@@ -78,6 +79,7 @@ def train(
 
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UsageError(f"{out} already exists", "choose another --out")
+    check_place(out)
     if kind == "vq":
         if num or byte_fallback or (min_count, coverage, language) != (1, 1.0, "en"):
             raise UsageError("--kind vq takes --data, --size and --set; the rest is for texts")
@@ -97,14 +99,12 @@ def train(
     tree: dict[str, Any] = {"spec": data, "language": language}
     for text in assign or []:
         tree = merge(tree, parse_assignment(text.removeprefix("data.")))
+    if "-" in data and (len(data) > 1 or assign or language != "en"):
+        raise UsageError("--data - is lines of text alone: no --set, --language or other --data")
     tokenizer = tokenizers.train(
-        kind,
-        _texts(tree, num),
-        size,
-        min_count=min_count,
-        coverage=coverage,
-        byte_fallback=byte_fallback,
-    )
+        kind, _texts(tree, num), size,
+        min_count=min_count, coverage=coverage, byte_fallback=byte_fallback,
+    )  # fmt: skip
     tokenizer.save(out)
     _tell(tokenizer, out, as_json)
 

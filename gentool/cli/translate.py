@@ -90,7 +90,7 @@ def translate(
     if n_best > chosen.length_beam:
         raise UsageError(
             f"--n-best {n_best}: there are only --length-beam {chosen.length_beam} candidates",
-            f"--length-beam {n_best}",
+            f"--n-best 1 to {chosen.length_beam}, or a larger --length-beam",
         )
     if n_best > 1 and fast:
         raise UsageError("--fast keeps one candidate of each line, so there is no --n-best")

@@ -4,6 +4,7 @@
 bytes are decoded here, so that a bad image can be named.
 """
 
+import errno
 import glob
 import hashlib
 import json
@@ -135,9 +136,10 @@ class Folder(Images):
         try:
             with open(value["path"], "rb") as file:
                 return file.read(MAX_BYTES + 1)
-        except FileNotFoundError:
-            raise BadDataError(f"{key}: no such file") from None
         except OSError as error:
+            # What is wrong with this file, and not with the disk.
+            if error.errno in (errno.ENOENT, errno.EACCES, errno.ELOOP):
+                raise BadDataError(f"{key}: {error.strerror}") from None
             raise MachineError(f"{key}: {error.strerror}") from error
 
     def _digest(self) -> str:
@@ -229,15 +231,22 @@ def _open(spec: str, config: ImageData) -> Data:
 
 
 def _listing(folder: Path) -> list[str]:
-    """Images and metadata files under `folder`, sorted by name, hidden ones left out."""
+    """Images and metadata files under `folder`, sorted by name, hidden ones left out. Raises
+    BadDataError if there is no image or a link to nothing, OSError for a closed folder."""
     found, images = [], 0
-    for parent, folders, names in os.walk(folder):
+
+    def refused(error: OSError) -> None:
+        raise error
+
+    for parent, folders, names in os.walk(folder, onerror=refused):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             is_image = name.lower().endswith(EXTENSIONS) and not name.startswith(".")
             images += is_image
             if is_image or name in METADATA:
-                found.append(os.path.join(parent, name))
+                found.append(path := os.path.join(parent, name))
+                if not os.path.exists(path):
+                    raise BadDataError(f"{path} is a link to nothing", "remove it")
     if not images:
         raise BadDataError(f"no images in {folder}", f"images end in {', '.join(EXTENSIONS)}")
     return found

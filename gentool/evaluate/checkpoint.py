@@ -51,6 +51,8 @@ METRICS: dict[str, dict[str, Metric]] = {
         "table": pairs.table,
     },
 }
+# What a request opens for metrics.
+OPENED = {"extractor": ("fid", "kid"), "judging": ("judge",), "teacher": ("twin",)}
 # Measured when asked for: they take long, or another package.
 SLOW = ("bpd", "bound", "self-bleu", "table")
 
@@ -84,4 +86,8 @@ def measure(request: Request, names: Sequence[str]) -> list[Figure]:
     if request.features:
         fits[usual_distance(request.num)] = True
     usual = [name for name in metrics if name not in SLOW and fits.get(name, True)]
-    return [figure for name in names or usual for figure in metrics[name](request)]
+    chosen = names or usual
+    for opened, users in OPENED.items():
+        if {*users} & {*chosen}:
+            getattr(request, opened)  # before any work: it may be missing
+    return [figure for name in chosen for figure in metrics[name](request)]

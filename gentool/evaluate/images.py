@@ -24,7 +24,7 @@ from gentool.evaluate.distances import (
 )
 from gentool.evaluate.distances import fid as fid_of
 from gentool.evaluate.distances import kid as kid_of
-from gentool.evaluate.extractors import INCEPTION, Extractor, load_extractor
+from gentool.evaluate.extractors import INCEPTION, Extractor
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.request import Request
 from gentool.evaluate.scenes import captioned_figures, unconditional_figures, verdicts
@@ -87,7 +87,7 @@ def kid(request: Request) -> list[Figure]:
 
 def _distances(request: Request, metric: str) -> list[Figure]:
     loaded, device = request.loaded, pick_device(request.device)
-    extractor = load_extractor(request.features, device)
+    extractor = request.extractor
     check_enough(metric, request.num, LEAST)
     source, split = request.held_out()
     backend, config = loaded.backend, loaded.config.data

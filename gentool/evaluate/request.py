@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gentool.checkpoint.load import Loaded
+from gentool.checkpoint.load import Loaded, find_checkpoint, load_checkpoint
 from gentool.control import Controls
 from gentool.data.config import OF_SCENES
 from gentool.data.images import open_images
@@ -14,10 +14,13 @@ from gentool.data.scenes.draw import CANVAS
 from gentool.data.source import Data
 from gentool.data.stream import open_stream
 from gentool.data.text import Text, open_texts
-from gentool.errors import BadDataError
+from gentool.device import pick_device
+from gentool.errors import BadDataError, UsageError
+from gentool.evaluate.extractors import Extractor, load_extractor
 from gentool.evaluate.figures import Figure
 from gentool.registry import backend_options
 from gentool.sampling import draw_texts
+from gentool.teacher.generate import Teacher, open_teacher
 from gentool.training.validation import SEED
 
 
@@ -62,6 +65,23 @@ class Request:
     def texts(self) -> list[str]:
         """The samples of a text backend, drawn once for all metrics."""
         return [line.text for _, line in self.drawn(draw_texts)]
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        """What FID and KID compare pictures by. Raises as `load_extractor`."""
+        return load_extractor(self.features, pick_device(self.device))
+
+    @cached_property
+    def judging(self) -> Loaded:
+        """What samples are judged by. Raises as `find_checkpoint`."""
+        return load_checkpoint(find_checkpoint(self.judge, "judge", "--judge"), "judge")
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """The twin. Raises UsageError where none is named, else as `open_teacher`."""
+        if self.twin is None:
+            raise UsageError("metric 'twin' compares with an autoregressive model", "--twin DIR")
+        return open_teacher(self.twin, self.device, self.precision)
 
     def drawn(self, draw: Callable[..., Iterator[Any]], **more: Any) -> Iterator[Any]:
         """The samples, as `draw` of gentool.sampling yields them; more: what it takes beside."""

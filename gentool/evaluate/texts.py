@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from gentool.checkpoint.load import Loaded, find_checkpoint, load_checkpoint
+from gentool.checkpoint.load import Loaded
 from gentool.control import holds, success
 from gentool.data.scenes import parse_caption
 from gentool.device import pick_device
@@ -123,7 +123,7 @@ def bound(request: Request) -> list[Figure]:
 
 def judge(request: Request) -> list[Figure]:
     """How likely a judge finds samples, beside held-out texts."""
-    judging = load_checkpoint(find_checkpoint(request.judge, "judge", "--judge"), "judge")
+    judging = request.judging
     network = judging.network.to(pick_device(request.device))
     source, split = request.held_out()
     examples = [text.text for text in request.held_out_texts(source)]

@@ -1,6 +1,5 @@
 """Figures of an image tokenizer: what is lost on the way to tokens and back."""
 
-import io
 import math
 from collections.abc import Iterable
 
@@ -8,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gentool.checkpoint.atomic import write_file
 from gentool.data.scenes import read_scene
 from gentool.device import pick_device
 from gentool.errors import UsageError
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.request import Request
+from gentool.outputs import write_picture
 from gentool.render import pairs, to_uint8
 from gentool.training.validation import held_out_examples
 
@@ -35,10 +34,7 @@ def reconstruction(request: Request) -> list[Figure]:
         raise UsageError(f"{request.data} holds no pictures")
     x, x_hat, ids = (torch.cat(parts) for parts in zip(*batches, strict=True))
     if request.pictures:
-        request.pictures.parent.mkdir(parents=True, exist_ok=True)
-        buffer = io.BytesIO()
-        pairs(to_uint8(x[:SHOWN]), to_uint8(x_hat[:SHOWN])).save(buffer, "PNG")
-        write_file(request.pictures, buffer.getvalue())
+        write_picture(pairs(to_uint8(x[:SHOWN]), to_uint8(x_hat[:SHOWN])), request.pictures)
     values = token_figures(x, x_hat, ids, image.size)
     if request.of_scenes:
         values |= read_back(to_uint8(x), to_uint8(x_hat))

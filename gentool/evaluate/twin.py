@@ -4,10 +4,8 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from gentool.errors import UsageError
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.pairs import PairRequest, best, compared
-from gentool.teacher.generate import open_teacher
 from gentool.translation import translate_lines
 
 BEAMS = {"greedy": 1, "beam=5": 5}
@@ -20,9 +18,7 @@ Side = Callable[[Sequence[str], int], Sequence[str | None]]
 def twin(request: PairRequest) -> list[Figure]:
     """What the twin scores, greedily and with a beam, and how long all of them take: told, as
     figures hold no time. The sides take turns, and a sentence alone is a batch of one."""
-    if request.twin is None:
-        raise UsageError("metric 'twin' compares with an autoregressive model", "--twin DIR")
-    teacher = open_teacher(request.twin, request.device, request.precision)
+    teacher = request.teacher
     source, split = request.held_out()
     pairs = request.held_out_texts(source)
     sources = [pair.source or "" for pair in pairs]

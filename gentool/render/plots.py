@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gentool.checkpoint.atomic import write_file
+from gentool.checkpoint.atomic import check_place, write_file
 from gentool.errors import BadDataError, UsageError
 from gentool.extras import extra
 
@@ -21,9 +21,11 @@ STYLES = ("-", "--", ":", "-.")
 
 
 def check_plot_target(target: str) -> None:
-    """Raise UsageError if no plot can be written to `target`, also where matplotlib is missing."""
+    """Raise UsageError or OSError if no plot can be written to `target`, also where matplotlib is
+    missing."""
     if Path(target).suffix not in ENDINGS:
         raise UsageError(f"--plot {target}: not a {', '.join(ENDINGS)}")
+    check_place(Path(target))
     _figure(1, 1)
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gentool.checkpoint.atomic import write_file
+from gentool.checkpoint.atomic import check_place, write_file
 from gentool.errors import UsageError
 from gentool.trace import Trace
 
@@ -10,11 +10,14 @@ ENDINGS = (".gif", ".png", ".html", ".jsonl")
 
 
 def check_trace_target(target: str, option: str = "--trace", out: str | None = None) -> None:
-    """Raise UsageError if no trace can be written to `target`, or if results go there (`out`)."""
+    """Raise UsageError or OSError if no trace can be written to `target`, or if results go there
+    (`out`)."""
     if out and target != "-" and Path(target).resolve() == Path(out).resolve():
         raise UsageError(f"--out and {option} both name {target}")
     if target != "-" and Path(target).suffix not in ENDINGS:
         raise UsageError(f"{option} {target}: not a {', '.join(ENDINGS)} or -")
+    if target != "-":
+        check_place(Path(target))
 
 
 def write_trace(trace: Trace, path: Path) -> str:

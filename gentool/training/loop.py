@@ -48,6 +48,7 @@ class Limits:
 
     stop_at: int | None = None  # a step; the schedule stays that of train.steps
     deadline: float = math.inf  # time.monotonic() seconds
+    again: str = ""  # what a user does to go on
 
 
 class Trainer:
@@ -221,9 +222,7 @@ class Trainer:
         self.reporter.info(f"saved step {self.step} of {train.steps} in {run}")
         if request.number:
             stopped = Terminated if request.number == signal.SIGTERM else Interrupted
-            raise stopped(
-                f"stopped at step {self.step}, saved in {run}", "--resume latest continues"
-            )
+            raise stopped(f"stopped at step {self.step}, saved in {run}", limits.again)
 
     def optimizer_step(self) -> dict[str, float]:
         """One update from `accumulate` micro-batches: its mean loss, the loss's terms where it has

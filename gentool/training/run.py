@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gentool.checkpoint.atomic import sync, write_file
+from gentool.checkpoint.atomic import check_place, sync, write_file
 from gentool.checkpoint.config import RunConfig
 from gentool.checkpoint.state import State, names_state, read_state, states, step_of
 from gentool.errors import BadCheckpointError, NotFoundError, UsageError
@@ -15,7 +15,8 @@ from gentool.settings import Tree, flatten
 
 
 def check_new(out: Path, overwrite: bool) -> None:
-    """Raise UsageError if a new run cannot go to `out`."""
+    """Raise UsageError or OSError if a new run cannot go to `out`."""
+    check_place(out)
     begun = (out / "next").is_dir()
     is_run = begun or (out / "config.json").is_file()
     if is_run and not overwrite:

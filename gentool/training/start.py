@@ -49,6 +49,7 @@ class Plan:
     resume: str | None = None
     overwrite: bool = False
     init: str | None = None
+    again: str = "--resume latest continues"  # what to do about a run that was stopped
 
     @property
     def folder(self) -> Path:
@@ -78,7 +79,7 @@ def train(
     if staged and not _first_stage(resolved, plan, device, deadline, reporter):
         return resolved.run
     trainer = _trainer(resolved, plan, device, reporter)
-    limits = Limits(stop_at, math.inf if deadline is None else deadline)
+    limits = Limits(stop_at, math.inf if deadline is None else deadline, plan.again)
     run = resolved.run
     try:
         if resolved.state and resolved.run_config:
@@ -129,13 +130,14 @@ def _first_stage(
     second.accelerator.free_memory()
     del second
     reporter.info(f"stage one of two: the image tokenizer, recipe {name}")
-    first = Plan("vq", name, tree, {}, recipe_given=True, out=out / stages.FOLDER, resume="auto")
+    folder = out / stages.FOLDER
+    first = Plan("vq", name, tree, {}, True, folder, resume="auto", again=plan.again)
     train(first, device, None, deadline, reporter)
     done = stages.is_done(out, resolved.config)
     reporter.info(
         "stage two of two: the transformer"
         if done
-        else "stage one is not at its end: --resume latest continues"
+        else f"stage one is not at its end: {plan.again}"
     )
     return done
 

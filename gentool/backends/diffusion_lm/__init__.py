@@ -61,7 +61,9 @@ class SampleConfig(DecodeConfig):
     """The options of `gentool sample diffusion-lm`, stored in the checkpoint."""
 
     length: int = setting(0, "tokens of a sample: words, as a rule; 0 = as it comes", low=0)
-    mbr: int = setting(1, "candidates for a sample, of which the one most like the others", low=1)
+    mbr: int = setting(
+        1, "candidates for a sample, of which the one most like the others", low=1, high=1000
+    )
     guidance_scale: float = setting(
         1.0, "control: its weight beside fluency and the other controls", low=0.0
     )

@@ -116,6 +116,7 @@ class DecodeConfig(SampleConfig):
         "with --blend: times the region is drawn, to keep one that continues into the pixels "
         "around it (4)",
         low=1,
+        high=1000,
         idle=("blend", False),
     )
 
