@@ -78,7 +78,7 @@ def test_folder_with_captions(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     source = open_images(ImageData(spec=(str(tmp_path),)))
     assert (source.size, source[0].key, source[0].caption) == (2, "dog/1.png", "a dog")
-    with pytest.raises(BadDataError, match="^no.png: no such file"):
+    with pytest.raises(BadDataError, match="^no.png: no such file or directory"):
         source[1]
     listed = (tmp_path / "metadata.jsonl").read_text()
     (tmp_path / "metadata.jsonl").write_text(listed.replace("a dog", "my pet"))

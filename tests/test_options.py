@@ -6,6 +6,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from PIL import Image
 from test_wrong_input import fails
 
 
@@ -66,10 +67,107 @@ def test_init_of_another_backend(cli, other):
         (("sample", "diffusion-lm", "--out", "a.jsonl", "--trace", "a.jsonl"), "both name"),
         (("decode", "mvtm", "--image", "x.png"), "--strength X"),
         (("decode", "mvtm", "--image", "x.png", "--strength", "1.5"), "strength"),
+        (("decode", "mvtm", "--image", "x", "--strength", "0.5", "--blend"), "--box or --mask"),
+        (("eval", "ddpm", "--metric", "loss", "--guidance-scale", "2"), "--guidance-scale does"),
+        (("eval", "ddpm", "--metric", "loss", "--sampler", "ddim"), "--sampler does nothing"),
+        (("eval", "mvtm", "--metric", "reconstruction", "--steps", "2"), "--steps does nothing"),
+        (("eval", "mvtm", "--metric", "loss", "--pictures", "x.png"), "metric reconstruction"),
+        (("eval", "diffusion-lm", "--metric", "loss", "--control", "shape=circle"), "--control"),
+        (("eval", "mask-predict", "--metric", "loss", "--fast"), "--fast does nothing for loss"),
+        (("eval", "mask-predict", "--metric", "loss", "--gold-length"), "--gold-length does"),
+        (("eval", "mask-predict", "--metric", "quality", "--twin", "x"), "for the metric twin"),
+        (("bench", "ddpm", "--metric", "scenes", "--features", "x"), "metric kid or fid"),
+        (("bench", "diffusion-lm", "--metric", "scenes", "--judge", "x"), "metric judge"),
+        (("train", "ddpm", "--steps", "3", "--stop-at", "4"), "the run ends at 3"),
+        (
+            (
+                "tokenizer",
+                "train",
+                "--kind",
+                "words",
+                "--data",
+                "-",
+                "--set",
+                "length=3",
+                "-o",
+                "x",
+            ),
+            "lines of text alone",
+        ),
+        (
+            ("tokenizer", "train", "--kind", "words", "--data", "-", "--data", "a", "-o", "x"),
+            "lines of text alone",
+        ),
+        (("sample", "ddpm", "-n", "10000000000"), "is more than"),
+        (("data", "show", "scenes", "-n", "1" + 30 * "0"), "is more than"),
+        (("sample", "diffusion-lm", "--mbr", "10000"), "--mbr must be in"),
+        (("sample", "ddpm", "--steps", "abc"), "(--steps abc)"),
+        (("sample", "ddpm", "-n", "abc"), "(-n abc)"),
+        (("sample", "ddpm", "--num=abc"), "(--num=abc)"),
     ],
 )
 def test_what_would_do_nothing_is_refused(cli, words, told):
     fails(cli(*words), 2, told)
+
+
+@pytest.mark.parametrize("backend", ["ddpm", "mvtm"])
+def test_guidance_to_nothing_is_refused(cli, tmp_path, backend):
+    Image.new("RGB", (32, 32), "white").save(tmp_path / "x.png")
+    (tmp_path / "lines").write_text("\n\n")
+    edit = ("--image", tmp_path / "x.png", "--box", "0,0,8,8")
+    for words in (edit, (tmp_path / "lines",)):
+        result = cli("decode", backend, *words, "--steps", 2, "--guidance-scale", 3, "-q")
+        fails(result, 2, "no line names anything to guide to")
+
+
+def test_more_passes_than_tokens_are_refused(cli, tmp_path):
+    (tmp_path / "lines").write_text("a small red circle in the center\n")
+    decode = ("decode", "mask-predict", tmp_path / "lines", "-q", "--steps")
+    fails(cli(*decode, 33), 2, "sentences have up to 32 tokens", "--steps 1 to 32")
+    assert cli(*decode, 32).code == 0
+
+
+def test_what_is_drawn_is_finite(cli, tmp_path):
+    draw = ("sample", "ddpm", "-n", 1, "--steps", 3, "-q", "--out", tmp_path / "x.npy")
+    fails(cli(*draw, "--noise-scale", "1e39"), 2, "not finite", "--noise-scale")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "given"), [("SEED", "foo"), ("SEED", "-3"), ("SEED", "1_0"), ("PRECISION", "fp8")]
+)
+def test_the_environment_is_told_of_by_name(cli, monkeypatch, name, given):
+    monkeypatch.setenv(f"GENTOOL_{name}", given)
+    fails(cli("train", "ddpm", "--dry-run"), 2, f"GENTOOL_{name} is", repr(given))
+
+
+def test_a_seed_of_the_environment_is_told_of(cli, monkeypatch):
+    monkeypatch.setenv("GENTOOL_SEED", "foo")
+    fails(cli("sample", "ddpm"), 2, "(GENTOOL_SEED=foo)")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("eval", "ddpm", "--metric", "scenes", "--metric", "kid", "--features", "nope"),
+        ("eval", "diffusion-lm", "--metric", "scenes", "--metric", "judge", "--judge", "nope"),
+        ("eval", "mask-predict", "--metric", "scenes", "--metric", "twin", "--twin", "nope"),
+    ],
+)
+def test_what_a_metric_needs_is_looked_for_first(cli, monkeypatch, words):
+    from gentool.evaluate.checkpoint import METRICS
+
+    for metrics in METRICS.values():
+        monkeypatch.setitem(metrics, "scenes", lambda request: pytest.fail("measured"))
+    result = cli(*words, "-q", "-n", 4)
+    assert result.code in (1, 3) and "nope" in result.err  # 1: it may be on the Hub
+
+
+def test_a_tokenizer_of_a_checkpoint_counts_long_texts(cli):
+    check = ("data", "check", "scenes", "--text", "-n", 50, "--set", "length=8", "--tokenizer")
+    for name in ("diffusion-lm-scenes", "mvtm-scenes"):
+        result = cli(*check, name)
+        assert result.code == 0 and "too_long: 0" not in result.out and "too_long" in result.out
 
 
 def test_what_is_no_file_is_written_to_and_a_link_stays_one(cli, tmp_path):

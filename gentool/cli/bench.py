@@ -14,8 +14,9 @@ from gentool.cli.bench_report import (
     plot_records,
     run,
 )
-from gentool.cli.commands import add_command, group
+from gentool.cli.commands import add_command
 from gentool.cli.figures import check_used
+from gentool.cli.help import group
 from gentool.cli.options import count, value
 from gentool.cli.sample_text import STEERING
 from gentool.registry import BACKENDS, backend_options, draws, options_module

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 
 from gentool.cli.console import console
+from gentool.cli.help import CONTEXT, Command, joined
+from gentool.cli.options import MOST
 from gentool.errors import UsageError
 
 Quiet = Annotated[
@@ -26,13 +28,6 @@ Quiet = Annotated[
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", hidden=True, help="Tracebacks.")]
-
-
-def group(help: str) -> typer.Typer:
-    """A verb with sub-commands; alone it shows its help."""
-    return typer.Typer(
-        help=help, no_args_is_help=True, rich_markup_mode="rich", context_settings=CONTEXT
-    )
 
 
 def add_command(
@@ -76,12 +71,15 @@ def add_command(
     text = inspect.getdoc(function) or ""
     for key, value in fixed.items():
         text = text.replace("{" + key + "}", str(value))
-    app.command(name, help=text, context_settings=CONTEXT, no_args_is_help=False)(run)
+    register = app.command(name, cls=Command, help=text, context_settings=CONTEXT)
+    register(run)
 
 
 def _check_given(parameter: inspect.Parameter, value: Any) -> None:
     """Raise UsageError for an empty name: most likely that of a shell variable that is not set,
-    and not to be taken for no option at all."""
+    and not to be taken for no option at all. Also for a number of things that no one has."""
+    if parameter.name == "num" and (value or 0) > MOST:
+        raise UsageError(f"--num {value} is more than {MOST}")
     empty = value in ("", Path("")) or (isinstance(value, list) and "" in value)
     if not empty or value == parameter.default or parameter.name in MAY_BE_EMPTY:
         return
@@ -114,7 +112,7 @@ def _options(section: type, panel: str) -> list[inspect.Parameter]:
         option = typer.Option(
             "--" + field.name.replace("_", "-"),
             help=field.metadata["help"][0].upper() + field.metadata["help"][1:] + ".",
-            metavar="|".join(choices) or metavars[hints[field.name]],
+            metavar=joined(choices) or metavars[hints[field.name]],
             autocompletion=_completion(choices),
             rich_help_panel=panel,
             show_default=False,
@@ -136,4 +134,3 @@ def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 MAY_BE_EMPTY = ("prompts", "classes")
 """Parameters that an empty text says something to: any picture, or no class of that name."""
-CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

@@ -66,6 +66,10 @@ class Console:
             text = "  ".join(f"{name} {value}" for name, value in fields.items())
             self._line(f"{done}/{total or '?'}  {text}")
 
+    def denoising(self, done: int, total: int) -> None:
+        """Progress of samples."""
+        self.progress(done, total, {"denoising": "steps"})
+
     def stop(self) -> None:
         """Take the progress bar away."""
         if self._bar is not None:

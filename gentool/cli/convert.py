@@ -6,8 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from gentool.cli import options
-from gentool.cli.commands import add_command, group
+from gentool.cli.commands import add_command
 from gentool.cli.console import console
+from gentool.cli.help import group
 from gentool.cli.options import value
 from gentool.errors import UsageError
 from gentool.registry import converter

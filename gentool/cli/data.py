@@ -7,8 +7,9 @@ import typer
 
 from gentool.cli import options
 from gentool.cli.checked import conclude, tell
-from gentool.cli.commands import add_command, group
+from gentool.cli.commands import add_command
 from gentool.cli.console import console
+from gentool.cli.help import group
 from gentool.data.config import ImageData, TextData
 from gentool.errors import UsageError
 from gentool.settings import build, merge, parse_assignment
@@ -44,7 +45,7 @@ def check(
     ] = None,
     text: AsText = False,
     tokenizer: Annotated[
-        str | None, options.value("DIR", "Counts the texts that are too long in its tokens.")
+        str | None, options.value("DIR|CKPT", "Counts the texts that are too long in its tokens.")
     ] = None,
     assign: Assign = None,
     as_json: options.Json = False,

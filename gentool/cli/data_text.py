@@ -1,6 +1,5 @@
 """`gentool data check` and `gentool data show` of texts."""
 
-from pathlib import Path
 from typing import Any
 
 from gentool.cli.checked import conclude, tell
@@ -13,13 +12,12 @@ VALUES = 20  # of an attribute are listed, the most frequent ones
 
 
 def check_texts(config: TextData, num: int | None, tokenizer: str | None, as_json: bool) -> None:
-    """Read every text, or the first `num`, and report on them; `tokenizer` is a folder."""
+    """Read every text, or the first `num`, and report on them; `tokenizer` names one."""
     from gentool.data.check_text import TextReport, scan_texts
     from gentool.data.text import open_texts
-    from gentool.tokenizers import load
 
     source = open_texts(config)
-    loaded = load(Path(tokenizer)) if tokenizer else None
+    loaded = _of_texts(tokenizer) if tokenizer else None
     total = num or source.size or ENDLESS
     if source.size is not None:
         total = min(total, source.size)
@@ -46,6 +44,18 @@ def check_texts(config: TextData, num: int | None, tokenizer: str | None, as_jso
     else:
         summary |= {f"attribute {name}": found for name, found in counts.items()}
     conclude(summary | {"fingerprint": source.fingerprint}, as_json)
+
+
+def _of_texts(name: str) -> Any:
+    """The tokenizer of texts that a folder or a checkpoint has. Raises as `find_tokenizer`, and
+    UsageError if it has none."""
+    from gentool.checkpoint.tokenizer import find_tokenizer
+
+    found = find_tokenizer(name)
+    found = getattr(found, "text", found)  # of a model with both
+    if found is None or found.kind == "vq":
+        raise UsageError(f"{name} is a tokenizer of pictures", "--tokenizer names one of texts")
+    return found
 
 
 def show_texts(config: TextData, start: int, num: int) -> None:

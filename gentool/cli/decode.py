@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from gentool.cli.commands import add_command, group
+from gentool.cli.commands import add_command
 from gentool.cli.decode_images import decode_images
 from gentool.cli.decode_text import decode_text
+from gentool.cli.help import group
 from gentool.cli.translate import translate
 from gentool.registry import BACKENDS, draws, options_module
 

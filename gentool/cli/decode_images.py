@@ -9,7 +9,7 @@ from gentool.cli import options
 from gentool.cli.answers import check_on_error
 from gentool.cli.console import console
 from gentool.cli.options import count, value
-from gentool.cli.pictures import Out, with_blanks, write
+from gentool.cli.pictures import Out, check_guided, check_streams, with_blanks, write
 from gentool.cli.tracing import Trace, tracing
 from gentool.errors import BadDataError, UsageError
 from gentool.registry import options_module
@@ -65,12 +65,13 @@ def decode_images(
     if num and (image is None or inputs is not None):
         raise UsageError("--num is for edits without INPUT; each line of INPUT is one picture")
     check_on_error(on_error)
-    if out == "-" and as_json:
-        raise UsageError("--out - and --json both want standard output", "--out FILE with --json")
+    check_streams(out, as_json)
     idle = section.of_edits if image is None else section.not_of_edits
     if named := [name.replace("_", "-") for name in idle if name in settings]:
         where = "without --image" if image is None else "in an edit"
         raise UsageError(f"--{named[0]} does nothing {where}", "leave it out")
+    if whole and settings.get("blend"):
+        raise UsageError("--blend does nothing where all is drawn anew", "--box or --mask")
     import torch
 
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
@@ -113,6 +114,7 @@ def decode_images(
             console.warn("; ".join(filter(None, (message, error.hint))))
             bad.append(number)
     good = [number for number in range(len(lines)) if number not in set(bad)]
+    check_guided(settings, [lines[number] for number in good])
     given = {"y": torch.tensor(y)} if labels else {}
     if captions:
         given["text"] = captions.rows([lines[number] for number in good])
@@ -139,11 +141,10 @@ def decode_images(
             batch_size=batch_size,
             device=device,
             precision=precision,
-            progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
+            progress=console.denoising,
             recorder=recorder,
         )
-        batches = with_blanks(drawn, bad, shape)
-        stem = f"{backend}-seed{seed}"
+        batches, stem = with_blanks(drawn, bad, shape), f"{backend}-seed{seed}"
         write(batches, (len(lines), *shape), out, stem, facts if as_json else None)
     if bad:
         raise BadDataError(f"{len(bad)} of {len(lines)} lines skipped: white pictures stand in")

@@ -63,7 +63,7 @@ def decode_text(
         return told | ({"error": str(text)} if isinstance(text, Exception) else {})
 
     def unknown(number: int) -> None:
-        console.info(f"line {number + 1} has words that this model does not know")
+        console.warn(f"line {number + 1} has words that this model does not know")
 
     with tracing(trace, "decode", loaded, chosen, seed) as how["recorder"]:
         lines = arriving_lines(inputs or "-")

@@ -11,8 +11,8 @@ from gentool.cli import options
 from gentool.cli.console import console, several
 from gentool.cli.figures import report
 from gentool.cli.options import count, flag, value
-from gentool.cli.train import environment, parse_time
 from gentool.cli.translate import BatchTokens
+from gentool.cli.values import environment, parse_time
 from gentool.errors import Interrupted, Terminated, UsageError
 from gentool.registry import default_recipe
 from gentool.resources import read_recipe, shipped
@@ -71,8 +71,9 @@ def distill(
     gentool distill --recipe teacher-multi30k --out distilled
     gentool train mask-predict --data distilled/source.txt,distilled/target.txt
 
-    The same command goes on with what was cut, to the same bytes. It prints what the teacher
-    scores, on pairs that are held out and on the others. Held-out ones keep their references.
+    The same command goes on with what was cut, to the same bytes. It prints
+    what the teacher scores, on pairs that are held out and on the others.
+    Held-out ones keep their references.
     """
     deadline = time.monotonic() + parse_time(max_time) if max_time else None
     if several():

@@ -1,9 +1,10 @@
 """`gentool eval`: figures of a checkpoint, or of files."""
 
-from gentool.cli.commands import add_command, group
+from gentool.cli.commands import add_command
 from gentool.cli.evaluate_checkpoint import absent, evaluate
 from gentool.cli.evaluate_files import images, scenes, text
 from gentool.cli.evaluate_pairs import evaluate_pairs
+from gentool.cli.help import group
 from gentool.registry import BACKENDS, draws, options_module
 
 app = group("Measure a checkpoint, or files.")

@@ -88,7 +88,7 @@ def evaluate(
         judge,
         open_controls(loaded, control, classifier, device) if control else None,
         features,
-        progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
+        progress=console.denoising,
         pictures=pictures,
     )
     report(measure(request, metric or []), gate or [], as_json)

@@ -45,7 +45,7 @@ def scenes(
     else:
         lines = list(stream_lines(captions))
         if len(lines) != len(pixels):
-            raise UsageError(f"{len(pixels)} pictures but {len(lines)} captions")
+            raise BadDataError(f"{len(pixels)} pictures but {len(lines)} captions")
         found = scored.verdicts(pixels, lines)
         shares, confusion = attribute_figures(found)
         values = scored.captioned_figures(found) | shares

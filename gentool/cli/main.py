@@ -4,19 +4,20 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from gentool import __version__
 from gentool.cli import data, decode, demo, doctor, evaluate, inspect, listing, sample, train
 from gentool.cli.bench import app as bench
-from gentool.cli.commands import CONTEXT, add_command
+from gentool.cli.commands import add_command
 from gentool.cli.console import console
 from gentool.cli.convert import exporting, importing
 from gentool.cli.distill import distill
 from gentool.cli.failures import report
+from gentool.cli.help import CONTEXT, Group
 from gentool.cli.tokenizer import app as tokenizer
 
 # What Typer raises for a wrong command line. It vendors Click, so `import click` would be another
@@ -28,7 +29,7 @@ SORT = (
 ).split()
 
 
-class Verbs(TyperGroup):
+class Verbs(Group):
     """The verbs in the order in which a newcomer needs them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -62,7 +63,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def top(
     version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Print the version."
+        False, "--version", callback=_version, is_eager=True, metavar=" ", help="Print the version."
     ),
 ) -> None:
     """Generators that refine a whole output at once, step by step.
@@ -79,6 +80,20 @@ def top(
     4 bad data or checkpoint   5 training became non-finite   6 out of memory
     7 a gate failed   130 interrupted   141 reader gone   143 saved after SIGTERM
     """
+
+
+def _typed(parameter: Any) -> str:
+    """What was given for an option that Typer refuses, for its message; it does not say."""
+    names = tuple(getattr(parameter, "opts", ()))
+    for word, after in pairwise([*console.arguments, ""]):
+        if word in names:
+            return f" ({word} {after})"
+        if names and word.startswith(tuple(f"{name}=" for name in names)):
+            return f" ({word})"
+    variable = getattr(parameter, "envvar", None)
+    if isinstance(variable, str) and variable in os.environ:
+        return f" ({variable}={os.environ[variable]})"
+    return ""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -109,7 +124,7 @@ def run(arguments: Sequence[str]) -> int:
     except _TyperUsageError as error:
         path = error.ctx.command_path if getattr(error, "ctx", None) else "gentool"
         if message := error.format_message():  # empty: a verb alone, whose help is printed
-            console.error(message, f"{path} --help")
+            console.error(message + _typed(getattr(error, "param", None)), f"{path} --help")
         return 2
     except Exception as error:
         if console.debug:

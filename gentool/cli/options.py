@@ -17,8 +17,8 @@ def value(metavar: str, help: str, *names: str, **extra: Any) -> Any:
 
 
 def count(help: str, **extra: Any) -> Any:
-    """`--num N`, how many of something."""
-    return value("N", help, "--num", "-n", min=1, max=MOST, **extra)
+    """`--num N`, how many of something; MOST at the most."""
+    return value("N", help, "--num", "-n", min=1, **extra)
 
 
 def flag(name: str, help: str) -> Any:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from gentool.cli.console import console
 from gentool.cli.options import value
+from gentool.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +20,21 @@ Out = Annotated[
         *("--out", "-o"),
     ),
 ]
+
+
+def check_streams(out: str | None, as_json: bool) -> None:
+    """Raise UsageError for pictures and records in one stream."""
+    if out == "-" and as_json:
+        raise UsageError("--out - and --json both want standard output", "--out FILE with --json")
+
+
+def check_guided(settings: dict[str, Any], lines: Sequence[str]) -> None:
+    """Raise UsageError for guidance where no line says what to draw."""
+    scale = settings.get("guidance_scale", 1.0)
+    if scale != 1.0 and not settings.get("negative") and not any(lines):
+        raise UsageError(
+            f"--guidance-scale {scale}: no line names anything to guide to", "leave it out"
+        )
 
 
 def write(

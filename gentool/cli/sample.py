@@ -1,6 +1,7 @@
 """`gentool sample BACKEND`."""
 
-from gentool.cli.commands import CONTEXT, add_command, group
+from gentool.cli.commands import add_command
+from gentool.cli.help import CONTEXT, group
 from gentool.cli.sample_images import sample_images
 from gentool.cli.sample_text import sample_text
 from gentool.errors import UsageError

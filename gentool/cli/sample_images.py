@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from gentool.cli import options
 from gentool.cli.console import console
 from gentool.cli.options import count, value
-from gentool.cli.pictures import Out, write
+from gentool.cli.pictures import Out, check_streams, write
 from gentool.cli.tracing import Trace, tracing
 from gentool.errors import UsageError
 
@@ -54,8 +54,7 @@ def sample_images(
 
     Sample I of a seed is the same in any batch, number or order.
     """
-    if out == "-" and as_json:
-        raise UsageError("--out - and --json both want standard output", "--out FILE with --json")
+    check_streams(out, as_json)
     if num and index is not None:
         raise UsageError("--index draws one sample, so it goes without --num")
     if prompts and classes:
@@ -121,8 +120,14 @@ def sample_images(
             batch_size=batch_size,
             device=device,
             precision=precision,
-            progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
+            progress=console.denoising,
             recorder=recorder,
         )
-        stem = f"{backend}-seed{seed}"
-        write(batches, (len(indices), *shape), out, stem, facts if as_json else None, columns)
+        write(
+            batches,
+            (len(indices), *shape),
+            out,
+            f"{backend}-seed{seed}",
+            facts if as_json else None,
+            columns,
+        )

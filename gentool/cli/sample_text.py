@@ -80,7 +80,7 @@ def sample_text(
             batch_size=batch_size,
             device=device,
             precision=precision,
-            progress=lambda done, total: console.progress(done, total, {"denoising": "steps"}),
+            progress=console.denoising,
             recorder=recorder,
         )
         for number, line in drawn:

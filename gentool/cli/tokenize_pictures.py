@@ -8,7 +8,7 @@ from gentool.cli import options
 from gentool.cli.console import console
 from gentool.cli.options import count, value
 from gentool.cli.pictures import write
-from gentool.cli.train import environment
+from gentool.cli.values import environment
 from gentool.errors import BadDataError, UsageError
 from gentool.resources import read_recipe
 from gentool.settings import merge, parse_assignment

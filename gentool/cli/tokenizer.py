@@ -9,8 +9,9 @@ import typer
 
 from gentool.checkpoint.atomic import check_place
 from gentool.cli import options, tokenize, tokenize_pictures
-from gentool.cli.commands import add_command, group
+from gentool.cli.commands import add_command
 from gentool.cli.console import console
+from gentool.cli.help import group
 from gentool.cli.options import count, value
 from gentool.errors import BadDataError, UsageError
 from gentool.settings import build, merge, parse_assignment
@@ -84,8 +85,7 @@ def train(
         if num or byte_fallback or (min_count, coverage, language) != (1, 1.0, "en"):
             raise UsageError("--kind vq takes --data, --size and --set; the rest is for texts")
         tokenize_pictures.train(data, out, size, assign or [])
-        _tell(tokenize.find(str(out)), out, as_json)
-        return
+        return _tell(tokenize.find(str(out)), out, as_json)
     if kind not in tokenizers.KINDS:
         tokenizers.train(kind, [])  # raises, before data are looked at
     if kind == "words" and (byte_fallback or coverage != 1.0):

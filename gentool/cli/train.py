@@ -1,14 +1,15 @@
 """`gentool train BACKEND`."""
 
-import os
 import time
 from pathlib import Path
 from typing import Annotated
 
 from gentool.cli import options
-from gentool.cli.commands import add_command, group
+from gentool.cli.commands import add_command
 from gentool.cli.console import console
+from gentool.cli.help import group
 from gentool.cli.options import flag, value
+from gentool.cli.values import environment, parse_time
 from gentool.errors import UsageError
 from gentool.registry import BACKENDS, HELPERS, default_recipe
 from gentool.resources import read_recipe, shipped
@@ -32,7 +33,7 @@ def train(
         value(
             "SPEC",
             "Train on this: scenes, hf:NAME; images in a folder, FILE.parquet, 'N-{0..9}.tar'; "
-            "texts in FILE.txt, .csv, .tsv, .jsonl; repeatable.",
+            "texts in FILE.txt, .csv, .tsv, .jsonl; pairs in SOURCE,TARGET; repeatable.",
         ),
     ] = None,
     assign: options.Assign = None,
@@ -107,14 +108,6 @@ def train(
     start.train(plan, device, stop_at, deadline, console)
 
 
-def environment() -> Tree:
-    """What GENTOOL_SEED and GENTOOL_PRECISION set over the recipe; a resumed run has its own."""
-    chosen = {name: os.environ.get(f"GENTOOL_{name.upper()}") for name in ("seed", "precision")}
-    return {
-        "train": {k: int(v) if v.isascii() and v.isdecimal() else v for k, v in chosen.items() if v}
-    }
-
-
 def _given(
     data: list[str] | None,
     assign: list[str] | None,
@@ -130,19 +123,6 @@ def _given(
     chosen = {key: value for key, value in options.items() if value is not None}
     given = merge(given, {"train": chosen} if chosen else {})
     return merge(given, {"data": {"spec": data}} if data else {})
-
-
-def parse_time(text: str) -> float:
-    """`90s`, `20m`, `3h` or plain seconds, in seconds. Raises UsageError."""
-    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
-    number = text[:-1] if unit else text
-    try:
-        seconds = float(number) * (unit or 1)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < float("inf"):
-        raise UsageError(f"--max-time takes a time such as 90s, 20m or 3h, got {text!r}")
-    return seconds
 
 
 for _backend in (*BACKENDS, *HELPERS):

@@ -139,7 +139,8 @@ class Folder(Images):
         except OSError as error:
             # What is wrong with this file, and not with the disk.
             if error.errno in (errno.ENOENT, errno.EACCES, errno.ELOOP):
-                raise BadDataError(f"{key}: {error.strerror}") from None
+                told = str(error.strerror)
+                raise BadDataError(f"{key}: {told[:1].lower()}{told[1:]}") from None
             raise MachineError(f"{key}: {error.strerror}") from error
 
     def _digest(self) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from gentool.data.decode import EXTENSIONS, decode
-from gentool.errors import BadDataError, NotFoundError
+from gentool.errors import BadDataError, NotFoundError, UsageError
 from gentool.inputs import read_array
 
 SIDE = 32  # pixels: the built-in world's canvas
@@ -13,7 +13,7 @@ SIDE = 32  # pixels: the built-in world's canvas
 
 def read_any_images(where: str) -> np.ndarray:
     """uint8 [N, H, W, 1 or 3] from a folder of pictures of one size, or from a .npy array as
-    `gentool sample --out x.npy` writes it. Raises NotFoundError or BadDataError."""
+    `gentool sample --out x.npy` writes it. Raises NotFoundError, UsageError or BadDataError."""
     path = Path(where)
     if not path.is_dir():
         return _array(where, None)
@@ -30,7 +30,7 @@ def read_any_images(where: str) -> np.ndarray:
 
 def read_images(where: str) -> np.ndarray:
     """uint8 [N, 32, 32, 3] from a folder of pictures, in order of name, or from a .npy array as
-    `gentool sample --out x.npy` writes it. Raises NotFoundError or BadDataError."""
+    `gentool sample --out x.npy` writes it. Raises NotFoundError, UsageError or BadDataError."""
     path = Path(where)
     if not path.is_dir():
         return _array(where, (3, SIDE, SIDE))
@@ -42,11 +42,12 @@ def read_images(where: str) -> np.ndarray:
 
 
 def _pictures(folder: Path) -> list[tuple[str, np.ndarray]]:
-    """Name and pixels of each picture in a folder, in order of name."""
-    files = sorted(p for p in folder.iterdir() if p.name.lower().endswith(EXTENSIONS))
+    """Name and pixels of each picture in a folder and in those in it, in order of name."""
+    files = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(EXTENSIONS))
     if not files:
         raise BadDataError(f"no images in {folder}", f"images end in {', '.join(EXTENSIONS)}")
-    return [(file.name, decode(file.read_bytes(), file.name)) for file in files]
+    named = [(file.relative_to(folder).as_posix(), file) for file in files]
+    return [(name, decode(file.read_bytes(), name)) for name, file in named]
 
 
 def _array(where: str, shape: tuple[int, int, int] | None) -> np.ndarray:
@@ -54,6 +55,8 @@ def _array(where: str, shape: tuple[int, int, int] | None) -> np.ndarray:
     path = Path(where)
     if not path.is_file():
         raise NotFoundError(f"no folder or array {where}")
+    if path.name.lower().endswith(EXTENSIONS):
+        raise UsageError(f"{where} is one picture", "a folder of pictures, or x.npy")
     array = read_array(path)
     fits = array.ndim == 4 and (array.shape[1:] == shape if shape else array.shape[1] in (1, 3))
     if array.dtype != np.float32 or not fits:

@@ -59,8 +59,11 @@ def read(path: Path) -> Trace:
                 facts = record
             else:
                 raise BadDataError(f"{path} was written by another version of gentool")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BadDataError(f"{path} is not a trace: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise BadDataError(
+            f"{path} is not a trace",
+            "--trace FILE.jsonl writes one; curves are those of a run's folder",
+        ) from None
     if not frames:
         raise BadDataError(f"{path} holds no frames")
     return Trace(facts, frames)

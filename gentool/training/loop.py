@@ -219,7 +219,8 @@ class Trainer:
             if saved != self.step and self.accelerator.is_main_process:
                 self.save(run, run_config)
             self.accelerator.wait_for_everyone()
-        self.reporter.info(f"saved step {self.step} of {train.steps} in {run}")
+        done = "saved" if self.step > first else "already at"
+        self.reporter.info(f"{done} step {self.step} of {train.steps} in {run}")
         if request.number:
             stopped = Terminated if request.number == signal.SIGTERM else Interrupted
             raise stopped(f"stopped at step {self.step}, saved in {run}", limits.again)

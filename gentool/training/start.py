@@ -75,6 +75,8 @@ def train(
 ) -> Path:
     """Train as planned and return the run's folder. Raises as the parts do."""
     resolved = _resolve(plan, reporter)
+    if (stop_at or 0) > (steps := resolved.config.train.steps):
+        raise UsageError(f"--stop-at {stop_at}: the run ends at {steps}", "--steps N sets its end")
     staged = _needs_tokenizer(resolved, plan)
     if staged and not _first_stage(resolved, plan, device, deadline, reporter):
         return resolved.run

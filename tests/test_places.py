@@ -1,0 +1,147 @@
+"""Where results are to go: found out before the work, and nothing lost or left behind."""
+
+import signal
+import threading
+
+import pytest
+from PIL import Image
+
+from gentool.backends.ddpm.backend import Backend
+from gentool.checkpoint.atomic import check_place
+from gentool.errors import UsageError
+
+QUICK = ("sample", "ddpm", "-q", "-n", 1, "--steps", 1)
+
+
+@pytest.fixture
+def idle(monkeypatch):
+    """What draws must not be asked to."""
+    monkeypatch.setattr(Backend, "draw", lambda *_, **more: pytest.fail("drawn"))
+
+
+def test_a_place_below_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    for name in ("file/x.png", "file/deeper/x.png"):
+        with pytest.raises(UsageError, match="file is a file, not a folder"):
+            check_place(tmp_path / name)
+    for name in ("x.png", "deeper/x.png", "file"):
+        check_place(tmp_path / name)
+
+
+def test_a_place_that_may_not_be_written_to(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(PermissionError):
+        check_place(tmp_path / "deeper/x.png")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (*QUICK, "--out", "file/x.png"),
+        (*QUICK, "--out", "file/x.npy"),
+        (*QUICK, "--out", "file/"),
+        (*QUICK, "--out", "x.png", "--trace", "file/x.gif"),
+        ("decode", "ddpm", "-q", "lines", "--out", "file/x.png"),
+        ("data", "show", "scenes", "--out", "file/x.png"),
+        ("inspect", "ddpm-scenes", "--plot", "file/x.png"),
+        ("bench", "ddpm", "-q", "--plot", "file/x.png"),
+        ("eval", "mvtm", "-q", "--pictures", "file/x.png"),
+        ("train", "ddpm", "-q", "--out", "file/run"),
+        ("tokenizer", "train", "--kind", "words", "--data", "scenes", "-o", "file/words"),
+    ],
+)
+def test_a_place_that_cannot_be_is_told_first(cli, idle, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    for name in ("file", "lines"):
+        (tmp_path / name).write_text("\n")
+    result = cli(*command)
+    assert (result.code, result.out) == (2, "") and "is a file, not a folder" in result.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "lines"]
+
+
+def test_commands_at_once_take_names_of_their_own(tmp_path, monkeypatch):
+    from gentool.outputs import write_picture
+
+    monkeypatch.chdir(tmp_path)
+    names, start = [], threading.Barrier(8)
+
+    def write():
+        start.wait()
+        names.append(write_picture(Image.new("L", (2, 2)), None, "x").name)
+
+    threads = [threading.Thread(target=write) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(names) == sorted(["x.png", *(f"x-{n}.png" for n in range(2, 9))])
+    assert all(Image.open(tmp_path / name).size == (2, 2) for name in names)
+
+
+def test_a_name_is_not_kept_for_what_could_not_be_written(tmp_path, monkeypatch):
+    from gentool import outputs
+
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(outputs, "write_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        outputs.write_picture(Image.new("L", (2, 2)), None, "x")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("out", ["new/", "new/x.npy", "new/x.png"])
+def test_what_stops_before_it_wrote_leaves_no_folder(cli, tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Backend, "draw", lambda *_, **more: signal.raise_signal(signal.SIGINT))
+    assert cli(*QUICK, "--out", out).code == 130
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sheet_is_a_new_one(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("data.png", "data-2.png"):
+        result = cli("data", "show", "scenes", "-n", 2)
+        assert result.code == 0 and f"sheet: {name}" in result.err
+    (tmp_path / "texts.txt").write_text("a\n")
+    result = cli("data", "show", "texts.txt", "--out", "x.png")
+    assert result.code == 2 and "--out is for pictures" in result.err
+
+
+def test_a_closed_folder_says_how_to_open_it(cli, tmp_path, monkeypatch):
+    import os
+
+    (closed := tmp_path / "closed").mkdir()
+    walk, access = os.walk, os.access
+
+    def refused(top, onerror=None, **more):
+        onerror(PermissionError(13, "Permission denied", str(top)))
+        yield from walk(top, onerror=onerror, **more)
+
+    monkeypatch.setattr("os.walk", refused)
+    monkeypatch.setattr("os.access", lambda path, m: str(path) != str(closed) and access(path, m))
+    result = cli("data", "check", closed)
+    assert result.code == 1 and f"chmod +rx {closed}" in result.err
+
+
+def test_pictures_that_cannot_be_opened_are_told_by_name(cli, tmp_path, monkeypatch):
+    import builtins
+
+    for name in ("1.png", "2.png"):
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    (tmp_path / "3.png").symlink_to("nothing")
+    result = cli("data", "check", tmp_path)
+    assert result.code == 4 and "3.png is a link to nothing" in result.err
+    (tmp_path / "3.png").unlink()
+    opened = builtins.open
+
+    def refused(path, *more, **named):
+        if str(path).endswith("2.png"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *more, **named)
+
+    monkeypatch.setattr(builtins, "open", refused)
+    result = cli("data", "check", tmp_path)
+    assert result.code == 4 and "bad: 2.png: permission denied" in result.out
+    assert "records: 2" in result.out
