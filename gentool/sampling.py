@@ -58,7 +58,7 @@ def draw_samples(
     shared: Mapping[str, Any] | None = None,
     passes: int = 1,
     candidate: int = 0,
-    batch_size: int,
+    batch_size: int = 64,
     device: str = "auto",
     precision: str = "auto",
     progress: Callable[[int, int], None] = lambda done, total: None,

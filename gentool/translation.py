@@ -33,7 +33,7 @@ def translate_lines(
     lines: Iterable[str | BadDataError | None],
     settings: Any,
     *,
-    batch_tokens: int,
+    batch_tokens: int = 4096,
     references: Iterable[str] | None = None,
     device: str = "auto",
     precision: str = "auto",

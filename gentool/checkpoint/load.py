@@ -62,8 +62,9 @@ def check_backend(folder: Path, run_config: RunConfig, backend: str) -> None:
         )
 
 
-def load_checkpoint(folder: Path, backend: str) -> Loaded:
+def load_checkpoint(folder: Path | str, backend: str) -> Loaded:
     """Load and verify a checkpoint of `backend`. Raises NotFoundError or BadCheckpointError."""
+    folder = Path(folder)
     run_config = read_config(folder)
     check_backend(folder, run_config, backend)
     tensors, step, tokenizer = read_weights(folder, run_config.config)

@@ -57,9 +57,10 @@ class Tokenizer(Protocol):
         ...
 
 
-def load(folder: Path) -> Any:
+def load(folder: Path | str) -> Any:
     """The tokenizer that `save` wrote to `folder`: a Tokenizer, a VQTokenizer, or both as a
     PictureTokenizer. Raises NotFoundError or BadCheckpointError."""
+    folder = Path(folder)
     if (folder / "image").is_dir():
         from gentool.tokenizers.pictures import PictureTokenizer
 
