@@ -55,6 +55,6 @@ def write_answers(
                 file.write(line + "\n")
             file.flush()
             n = number + 1
-            console.progress(n, 0, {"done": "lines"})
+            console.progress(n, 0, {"lines": "done"})
     console.stop()
     return f"{bad} of {n} lines skipped: empty lines stand in" if bad else ""

@@ -1,5 +1,6 @@
 """How `gentool data check` tells what it found."""
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from gentool.cli.console import console
@@ -8,18 +9,35 @@ from gentool.errors import BadDataError
 if TYPE_CHECKING:
     from gentool.data.check import Problem
 
-
-def tell(problem: "Problem", as_json: bool) -> None:
-    """Print a problem of a check."""
-    if as_json:
-        console.record({"bad": problem.key, "reason": problem.reason})
-    else:
-        console.result(f"bad: {problem.key}: {problem.reason}")
+ALIKE = 20
 
 
-def conclude(summary: dict[str, Any], as_json: bool) -> None:
+class Findings:
+    """Tells of the problems of a check: under --json of all, else of the first ALIKE of a kind."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.alike: Counter[str] = Counter()
+
+    def tell(self, problem: "Problem") -> None:
+        """Print a problem."""
+        self.alike[problem.reason] += 1
+        if self.as_json:
+            console.record({"bad": problem.key, "reason": problem.reason})
+        elif self.alike[problem.reason] <= ALIKE:
+            console.result(f"bad: {problem.key}: {problem.reason}")
+
+    def rest(self) -> None:
+        """Print how many more there were of each kind."""
+        for reason, n in self.alike.items():
+            if n > ALIKE and not self.as_json:
+                console.result(f"bad: {n - ALIKE} more: {reason}")
+
+
+def conclude(findings: Findings, summary: dict[str, Any]) -> None:
     """Print what a check found. Raises BadDataError if something was bad."""
-    if as_json:
+    findings.rest()
+    if findings.as_json:
         console.record(summary)
     else:
         for name, value in summary.items():

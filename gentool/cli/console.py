@@ -64,7 +64,7 @@ class Console:
         elif time.monotonic() - self._last >= EVERY:
             self._last = time.monotonic()
             text = "  ".join(f"{name} {value}" for name, value in fields.items())
-            self._line(f"{done}/{total or '?'}  {text}")
+            self._line(f"{done}/{total}  {text}" if total else f"{done}  {text}")
 
     def denoising(self, done: int, total: int) -> None:
         """Progress of samples."""

@@ -6,7 +6,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from gentool.cli import options
-from gentool.cli.checked import conclude, tell
+from gentool.cli.checked import Findings, conclude
 from gentool.cli.commands import add_command
 from gentool.cli.console import console
 from gentool.cli.help import group
@@ -25,7 +25,10 @@ Spec = Annotated[
         help="scenes, a folder, FILE.parquet, 'N-{0..9}.tar', hf:NAME, FILE.txt|csv|tsv|jsonl.",
     ),
 ]
-AsText = Annotated[bool, options.flag("--text", "Texts, where SPEC (scenes, hf:) has both.")]
+AsText = Annotated[
+    bool,
+    options.flag("--text", "SPEC has texts: scenes, hf:NAME, train.en."),
+]
 Assign = Annotated[
     list[str] | None,
     typer.Option(
@@ -39,10 +42,7 @@ Assign = Annotated[
 
 def check(
     spec: Spec,
-    num: Annotated[
-        int | None,
-        options.count("Look at the first N only. (default: all; 1000 of scenes)"),
-    ] = None,
+    num: Annotated[int | None, options.count("The first N. (default: all; 1000 of scenes)")] = None,
     text: AsText = False,
     tokenizer: Annotated[
         str | None, options.value("DIR|CKPT", "Counts the texts that are too long in its tokens.")
@@ -68,19 +68,18 @@ def check(
 
         return check_texts(_config(TextData, spec, assign), num, tokenizer, as_json)
     if tokenizer:
-        raise UsageError("--tokenizer is for texts", "--text, if these are captions of scenes")
+        raise UsageError("--tokenizer is for texts", "--text, if SPEC has texts")
     config = _config(ImageData, spec, assign)
     source = open_images(config)
-    report = Report()
+    report, findings = Report(), Findings(as_json)
     if num is None and source.size is None and not isinstance(source, Sharded):
         num = 1000
-    total = num or source.size or 0
 
     def progress() -> None:
-        console.progress(report.n, total, {"records": "read"})
+        console.progress(report.n, num or source.size or 0, {"records": "read"})
 
     for problem in scan(source, config, report, num, progress):
-        tell(problem, as_json)
+        findings.tell(problem)
     console.stop()
     summary = {
         "records": report.n,
@@ -88,10 +87,11 @@ def check(
         "sizes": dict(report.sizes.most_common(5)),
         "modes": dict(report.modes),
         "labels": dict(report.labels),
+        "captions": report.n - len(report.bad) - report.no_caption,
         "notes": report.notes,
         "fingerprint": source.fingerprint,
     }
-    conclude(summary, as_json)
+    conclude(findings, summary)
 
 
 def show(
@@ -132,8 +132,7 @@ def show(
     if not examples:
         raise UsageError(f"--start {start}: there is no such record")
     numbers = range(start, start + len(examples))
-    sheet = contact_sheet(numbers, examples, columns=6)
-    path = write_picture(sheet, Path(out) if out else None, "data")
+    path = write_picture(contact_sheet(numbers, examples, 6), Path(out) if out else None, "data")
     for number, example in zip(numbers, examples, strict=True):
         console.result(describe(number, example, source.labels))
     console.info(f"sheet: {path}")

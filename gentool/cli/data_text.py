@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from gentool.cli.checked import conclude, tell
+from gentool.cli.checked import Findings, conclude
 from gentool.cli.console import console
 from gentool.data.config import TextData
 from gentool.errors import UsageError
@@ -21,13 +21,13 @@ def check_texts(config: TextData, num: int | None, tokenizer: str | None, as_jso
     total = num or source.size or ENDLESS
     if source.size is not None:
         total = min(total, source.size)
-    report = TextReport()
+    report, findings = TextReport(), Findings(as_json)
 
     def progress() -> None:
         console.progress(report.n, total, {"texts": "read"})
 
     for problem in scan_texts(source, config, loaded, report, total, progress):
-        tell(problem, as_json)
+        findings.tell(problem)
     console.stop()
     summary: dict[str, Any] = {
         "records": report.n,
@@ -43,7 +43,7 @@ def check_texts(config: TextData, num: int | None, tokenizer: str | None, as_jso
         summary["attributes"] = counts
     else:
         summary |= {f"attribute {name}": found for name, found in counts.items()}
-    conclude(summary | {"fingerprint": source.fingerprint}, as_json)
+    conclude(findings, summary | {"fingerprint": source.fingerprint})
 
 
 def _of_texts(name: str) -> Any:

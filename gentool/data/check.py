@@ -63,7 +63,7 @@ def scan(
             problem = Problem(key, reason.removeprefix(f"{key}: "))
             report.bad.append(problem)
             yield problem
-    report.notes = _notes(data.labels, config, report)
+    report.notes = _notes(data, config, report)
 
 
 def _all(data: Data, num: int | None) -> Iterator[tuple[str, Callable[[], RawImage | Example]]]:
@@ -110,7 +110,7 @@ def _look(
         report.labels[labels[found.label]] += 1
 
 
-def _notes(labels: Sequence[str], config: ImageData, report: Report) -> list[str]:
+def _notes(data: Data, config: ImageData, report: Report) -> list[str]:
     read = report.n - len(report.bad)
     grey = sum(report.modes[mode] for mode in GREY)
     notes = []
@@ -126,6 +126,14 @@ def _notes(labels: Sequence[str], config: ImageData, report: Report) -> list[str
         notes.append(f"{report.small} images are smaller than {config.image_size} and enlarged")
     if 0 < report.no_caption < read:
         notes.append(f"{report.no_caption} of {read} images have no caption")
-    if labels and report.no_label:
+    if data.labels and report.no_label:
         notes.append(f"{report.no_label} of {read} images have no label")
+    if isinstance(data, Images) and data.left_out:
+        first = data.left_out[0]
+        notes.append(
+            f"{len(data.left_out)} images are not in the metadata and left out, such as {first}"
+        )
+    if isinstance(data, Images) and data.unused and not data.columns.caption:
+        names = ", ".join(data.unused)
+        notes.append(f"columns that are not used: {names} (caption_column, label_column)")
     return notes

@@ -11,7 +11,7 @@ import json
 import os
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, count
@@ -86,9 +86,12 @@ class Images(ABC):
     """Encoded images with captions and labels: random access, constant memory."""
 
     fingerprint: str
+    left_out: Sequence[str] = ()  # files that are there and no records
 
-    def __init__(self, rows: "Dataset", columns: Columns) -> None:
+    def __init__(self, rows: "Dataset", columns: Columns, names: Iterable[str]) -> None:
+        """names: of the columns that there are."""
         self.columns = columns
+        self.unused = sorted({*names} - {*columns.names()})
         self.rows = undecoded(rows, columns)
         self.size: int | None = len(rows)
         self.labels, self._codes = class_names(rows, columns.label)
@@ -121,9 +124,15 @@ class Folder(Images):
 
     def __init__(self, folder: Path, config: ImageData) -> None:
         self.folder = folder.resolve()
-        rows = build("imagefolder", str(folder), _listing(self.folder))
-        super().__init__(rows, pick(rows.features, config, str(folder)))
-        self.fingerprint = self._digest()
+        listing = _listing(self.folder)
+        for path in listing:
+            if os.path.basename(path) in METADATA:
+                _check_metadata(Path(path))
+        rows = build("imagefolder", str(folder), listing)
+        super().__init__(rows, pick(rows.features, config, str(folder)), rows.features)
+        self.fingerprint, used = self._digest()
+        rest = {path for path in listing if os.path.basename(path) not in METADATA} - used
+        self.left_out = sorted(os.path.relpath(path, self.folder) for path in rest)
 
     def _key(self, index: int, value: Any) -> str:
         if not value:
@@ -143,19 +152,22 @@ class Folder(Images):
                 raise BadDataError(f"{key}: {told[:1].lower()}{told[1:]}") from None
             raise MachineError(f"{key}: {error.strerror}") from error
 
-    def _digest(self) -> str:
-        """Of each record's relative name, file size, label and caption: equal on any machine."""
+    def _digest(self) -> tuple[str, set[str]]:
+        """Of each record's relative name, file size, label and caption: equal on any machine. And
+        the files that are records."""
         digest = hashlib.blake2b(digest_size=16)
-        index = 0
+        index, used = 0, set()
         for batch in self.rows.iter(batch_size=1000):
             images = batch.pop(self.columns.image)
             for value, *rest in zip(images, *batch.values(), strict=True):
                 exists = value and os.path.exists(value["path"])
+                if exists:
+                    used.add(os.path.abspath(value["path"]))
                 size = os.path.getsize(value["path"]) if exists else None
                 record = [self._key(index, value), size, *rest]
                 digest.update(json.dumps(record).encode() + b"\n")
                 index += 1
-        return digest.hexdigest()
+        return digest.hexdigest(), used
 
 
 class Parquet(Images):
@@ -168,7 +180,7 @@ class Parquet(Images):
         if sum(counts) == 0:
             raise BadDataError(f"{spec} has no rows")
         rows = build("parquet", spec, [str(path) for path in paths], columns=columns.names())
-        super().__init__(rows, columns)
+        super().__init__(rows, columns, footers[0][0])
         self._names = [path.name for path in paths]
         self._starts = [0, *accumulate(counts)]
         self.fingerprint = _parquet_digest(paths)
@@ -227,7 +239,8 @@ def _open(spec: str, config: ImageData) -> Data:
             raise NotFoundError(f"no parquet file {spec}", SPECS)
         return Parquet(paths, spec, config)
     if path.suffix in NOT_IMAGES or path.is_file():
-        raise UsageError(f"{spec} is not a kind of image data that can be read at present", SPECS)
+        hint = SPECS + ("" if path.suffix in NOT_IMAGES else "; --text, if these are texts")
+        raise UsageError(f"{spec} is not a kind of image data that can be read at present", hint)
     raise NotFoundError(f"no file or folder {spec}", SPECS)
 
 
@@ -251,6 +264,25 @@ def _listing(folder: Path) -> list[str]:
     if not images:
         raise BadDataError(f"no images in {folder}", f"images end in {', '.join(EXTENSIONS)}")
     return found
+
+
+def _check_metadata(path: Path) -> None:
+    """Raise BadDataError for a file beside pictures that is no table of them, by its line."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError:
+                raise BadDataError(
+                    f"{path} line {number} is not UTF-8", f"iconv -t UTF-8 {path.name}"
+                ) from None
+            if number == 1 and path.suffix == ".csv":
+                names = [name.strip().strip('"') for name in text.split(",")]
+                if not any(name.endswith("file_name") for name in names):
+                    raise BadDataError(
+                        f"{path} has no column file_name, it has {', '.join(names)}",
+                        "its first line names the columns: file_name,text",
+                    )
 
 
 def _parquet_digest(paths: Sequence[Path]) -> str:

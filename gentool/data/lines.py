@@ -199,8 +199,8 @@ class Table(Lines):
 
 
 def open_file(path: Path, config: TextData) -> Lines:
-    """The texts of a file of one of the kinds text.FILES. Raises as `Lines` and `Columns` do."""
-    kind = {".txt": Plain, ".jsonl": Jsonl}.get(path.suffix, Table)
+    """The texts of a file: a table, JSON lines, else lines. Raises as `Lines` and `Columns` do."""
+    kind = {".csv": Table, ".tsv": Table, ".jsonl": Jsonl}.get(path.suffix, Plain)
     return kind(path, config)
 
 

@@ -17,8 +17,8 @@ from gentool.streams import clean
 
 FILES = (".txt", ".csv", ".tsv", ".jsonl")
 SPECS = (
-    "texts are scenes, FILE.txt (one a line), FILE.csv, FILE.tsv, FILE.jsonl, hf:NAME or "
-    "SOURCE,TARGET (parallel lines)"
+    "texts are scenes, FILE.txt or FILE.en (one a line), FILE.csv, FILE.tsv, FILE.jsonl, hf:NAME "
+    "or SOURCE,TARGET (parallel lines)"
 )
 _MR = re.compile(r"\s*([^\[\],]+?)\s*\[([^\[\]]*)\]\s*(?:,|$)")
 
@@ -80,7 +80,8 @@ def _open(spec: str, config: TextData) -> Source[Text]:
         return HubTexts(spec, config)
     if path.is_dir():
         raise UsageError(f"{spec} is a folder, texts are in files", f"--data {path / 'FILE.txt'}")
-    if not is_text(spec):
+    named_by_language = path.is_file() and re.fullmatch(r"(\.[a-z]{2})?", path.suffix)
+    if not is_text(spec) and not named_by_language:
         raise UsageError(f"{spec} is not a kind of text data", SPECS)
     from gentool.data.lines import Parallel, open_file
 

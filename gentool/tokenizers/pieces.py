@@ -88,7 +88,7 @@ def train(
             raise BadDataError(*NO_TEXT) from None
         if not lines.error:
             said = _in_our_words(kind, size, str(error))
-            raise UsageError(said, "choose another --size") from None
+            raise UsageError(said, "--size N, in a recipe tokenizer.size") from None
     if lines.error:
         raise lines.error
     found = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
