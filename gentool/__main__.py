@@ -11,6 +11,7 @@ STOPPED = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminate
 def main() -> None:
     """Run the command line and exit with its code."""
     closed = _reopen()
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what it tries again: an error will tell
     for number in STOPPED:
         # One that the caller has us ignore, as `nohup` does, stays ignored.
         if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):

@@ -237,7 +237,11 @@ def _check(config: Config) -> None:
     resolutions = [resolution >> level for level in range(len(model.multipliers))]
     for wanted in model.attention:
         if wanted not in resolutions:
-            raise UsageError(f"model.attention {wanted}: the levels have {resolutions}")
+            raise UsageError(
+                f"model.attention {wanted}: the levels are {resolutions} wide",
+                f"--set model.attention=[{resolutions[-1]}]; the first level is data.image_size by "
+                "model.patch_size",
+            )
     for level, multiplier in enumerate(model.multipliers):
         width = model.channels * multiplier
         attends = resolutions[level] in model.attention or level == len(resolutions) - 1
@@ -246,7 +250,10 @@ def _check(config: Config) -> None:
             divisors["head_channels"] = model.head_channels
         for name, divisor in divisors.items():
             if width % divisor:
-                raise UsageError(f"model.{name} {divisor} does not divide a width of {width}")
+                raise UsageError(
+                    f"model.{name} {divisor} does not divide a width of {width}",
+                    f"another model.{name}, or other model.channels and model.multipliers",
+                )
     if config.diffusion.objective == "hybrid" and config.diffusion.variance == "fixed":
         raise UsageError(
             "diffusion.objective hybrid trains a learned variance, which this model has not",
