@@ -6,8 +6,8 @@ Files appear whole: each is written beside its place and renamed.
 import io
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from itertools import chain, count
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -50,12 +50,15 @@ def write_picture(picture: "Image.Image", out: Path | None, stem: str = "") -> P
 
 
 def _new_file(stem: str) -> Path:
-    for number in count(1):
-        path = Path(f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
-        with suppress(FileExistsError):
-            path.open("xb").close()  # another process may want the same name now
+    """An empty file: it keeps the name, which another process may want now."""
+    number, path = 1, Path(f"{stem}.png")
+    while True:
+        try:
+            path.open("xb").close()
             return path
-    raise AssertionError
+        except FileExistsError:
+            number += 1
+            path = Path(f"{stem}-{number}.png")
 
 
 def _png(picture: "Image.Image") -> bytes:
