@@ -12,7 +12,10 @@ def main() -> None:
     """Run the command line and exit with its code."""
     closed = _reopen()
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # what it tries again: an error will tell
+    several = os.environ.get("WORLD_SIZE", "1") != "1"
     for number in STOPPED:
+        if several and number == signal.SIGTERM:
+            continue  # it may reach us where we wait in C for another process that is no more
         # One that the caller has us ignore, as `nohup` does, stays ignored.
         if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
             signal.signal(number, _stop)

@@ -38,10 +38,11 @@ def check_target(out: str | None) -> None:
 def write_picture(picture: "Image.Image", out: Path | None, stem: str = "") -> Path:
     """Write a PNG to `out`; where there is none, to a new file `stem.png` in the current folder, or
     `stem-2.png` and so on. Which it was."""
+    data = _png(picture)
     path = out or _new_file(stem)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        write_file(path, _png(picture))
+        write_file(path, data)
     except BaseException:
         if not out:
             path.unlink()

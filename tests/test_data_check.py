@@ -42,7 +42,7 @@ def test_metadata_that_are_none_are_told_by_line(tmp_path, cli, data, told):
 
 def test_many_problems_of_a_kind_are_not_listed_one_by_one(tmp_path, cli):
     for number in range(30):
-        (tmp_path / f"{number:02}.png").write_bytes(b"")
+        (tmp_path / f"{number:02}.png").write_bytes(number * b"x")
     result = cli("data", "check", tmp_path)
     lines = [line for line in result.out.splitlines() if line.startswith("bad: ")]
     assert result.code == 4 and lines[-1] == "bad: 30" and lines[-2].startswith("bad: 10 more: ")
@@ -53,6 +53,6 @@ def test_many_problems_of_a_kind_are_not_listed_one_by_one(tmp_path, cli):
 def test_a_file_of_lines_may_be_named_by_its_language(tmp_path, cli):
     (tmp_path / "train.en").write_text("a\nb\n")
     result = cli("data", "check", tmp_path / "train.en")
-    assert result.code == 2 and "--text, if these are texts" in result.err
+    assert result.code == 2 and "gentool data check --text" in result.err
     result = cli("data", "check", tmp_path / "train.en", "--text")
     assert result.code == 0 and "records: 2" in result.out

@@ -144,7 +144,7 @@ def test_a_command_that_is_told_to_stop_cleans_up(tmp_path, number, code, when):
 
 def test_a_signal_that_is_ignored_stays_so(tmp_path):
     """As `nohup` and a shell's background have it."""
-    words = f"trap '' INT TERM; {sys.executable} -c \"$CODE\" 2 torch list backends"
+    words = f"trap '' INT TERM; {sys.executable} -c \"$CODE\" 2 gentool.cli.main list backends"
     done = subprocess.run(
         words, shell=True, capture_output=True, text=True, env={**os.environ, "CODE": TOLD}
     )

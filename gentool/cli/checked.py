@@ -1,5 +1,6 @@
 """How `gentool data check` tells what it found."""
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +22,18 @@ class Findings:
 
     def tell(self, problem: "Problem") -> None:
         """Print a problem."""
-        self.alike[problem.reason] += 1
+        kind = re.sub(r"\d+", "…", problem.reason)  # offsets and sizes differ
+        self.alike[kind] += 1
         if self.as_json:
             console.record({"bad": problem.key, "reason": problem.reason})
-        elif self.alike[problem.reason] <= ALIKE:
+        elif self.alike[kind] <= ALIKE:
             console.result(f"bad: {problem.key}: {problem.reason}")
 
     def rest(self) -> None:
         """Print how many more there were of each kind."""
-        for reason, n in self.alike.items():
+        for kind, n in self.alike.items():
             if n > ALIKE and not self.as_json:
-                console.result(f"bad: {n - ALIKE} more: {reason}")
+                console.result(f"bad: {n - ALIKE} more: {kind}")
 
 
 def conclude(findings: Findings, summary: dict[str, Any]) -> None:

@@ -78,7 +78,7 @@ def top(
     Results go to standard output, all else to standard error. Exit codes:
     0 done   1 the machine refused, or a bug   2 usage   3 not found
     4 bad data or checkpoint   5 training became non-finite   6 out of memory
-    7 a gate failed   130 interrupted   141 reader gone   143 saved after SIGTERM
+    7 a gate failed   130 interrupted   141 reader gone   143 ended by SIGTERM
     """
 
 

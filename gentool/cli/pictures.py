@@ -31,7 +31,7 @@ def check_streams(out: str | None, as_json: bool) -> None:
 def check_guided(settings: dict[str, Any], lines: Sequence[str]) -> None:
     """Raise UsageError for guidance where no line says what to draw."""
     scale = settings.get("guidance_scale", 1.0)
-    if scale != 1.0 and not settings.get("negative") and not any(lines):
+    if scale != 1.0 and not settings.get("negative") and lines and not any(lines):
         raise UsageError(
             f"--guidance-scale {scale}: no line names anything to guide to", "leave it out"
         )

@@ -239,7 +239,7 @@ def _open(spec: str, config: ImageData) -> Data:
             raise NotFoundError(f"no parquet file {spec}", SPECS)
         return Parquet(paths, spec, config)
     if path.suffix in NOT_IMAGES or path.is_file():
-        hint = SPECS + ("" if path.suffix in NOT_IMAGES else "; --text, if these are texts")
+        hint = SPECS + "; of texts: gentool data check --text"
         raise UsageError(f"{spec} is not a kind of image data that can be read at present", hint)
     raise NotFoundError(f"no file or folder {spec}", SPECS)
 
@@ -248,11 +248,8 @@ def _listing(folder: Path) -> list[str]:
     """Images and metadata files under `folder`, sorted by name, hidden ones left out. Raises
     BadDataError if there is no image or a link to nothing, OSError for a closed folder."""
     found, images = [], 0
-
-    def refused(error: OSError) -> None:
-        raise error
-
-    for parent, folders, names in os.walk(folder, onerror=refused):
+    os.scandir(folder).close()  # raises; in it `os.walk` passes over what may not be read
+    for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             is_image = name.lower().endswith(EXTENSIONS) and not name.startswith(".")

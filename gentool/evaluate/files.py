@@ -12,12 +12,13 @@ SIDE = 32  # pixels: the built-in world's canvas
 
 
 def read_any_images(where: str) -> np.ndarray:
-    """uint8 [N, H, W, 1 or 3] from a folder of pictures of one size, or from a .npy array as
-    `gentool sample --out x.npy` writes it. Raises NotFoundError, UsageError or BadDataError."""
+    """uint8 [N, H, W, 1 or 3] from a folder of pictures of one size, at any depth, or from a .npy
+    array as `gentool sample --out x.npy` writes it. Raises NotFoundError, UsageError or
+    BadDataError."""
     path = Path(where)
     if not path.is_dir():
         return _array(where, None)
-    pictures = _pictures(path)
+    pictures = _pictures(path, "**/*")
     first_name, first = pictures[0]
     for name, picture in pictures:
         if picture.shape != first.shape:
@@ -34,20 +35,21 @@ def read_images(where: str) -> np.ndarray:
     path = Path(where)
     if not path.is_dir():
         return _array(where, (3, SIDE, SIDE))
-    pictures = _pictures(path)
+    pictures = _pictures(path, "*")
     for name, picture in pictures:
         if picture.shape != (SIDE, SIDE, 3):
             raise BadDataError(f"{name} is {_size(picture)}; scenes are {SIDE} × {SIDE} RGB")
     return np.stack([picture for _, picture in pictures])
 
 
-def _pictures(folder: Path) -> list[tuple[str, np.ndarray]]:
-    """Name and pixels of each picture in a folder and in those in it, in order of name."""
-    files = sorted(p for p in folder.rglob("*") if p.name.lower().endswith(EXTENSIONS))
-    if not files:
+def _pictures(folder: Path, pattern: str) -> list[tuple[str, np.ndarray]]:
+    """Name and pixels of each picture that fits, in order of name, hidden ones left out."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern))
+    names = [name for name in names if name.lower().endswith(EXTENSIONS)]
+    names = [name for name in names if not any(p.startswith(".") for p in name.split("/"))]
+    if not names:
         raise BadDataError(f"no images in {folder}", f"images end in {', '.join(EXTENSIONS)}")
-    named = [(file.relative_to(folder).as_posix(), file) for file in files]
-    return [(name, decode(file.read_bytes(), name)) for name, file in named]
+    return [(name, decode((folder / name).read_bytes(), name)) for name in names]
 
 
 def _array(where: str, shape: tuple[int, int, int] | None) -> np.ndarray:

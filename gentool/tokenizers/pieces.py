@@ -104,7 +104,7 @@ class _Lines:
     def __init__(self, texts: Iterable[str]) -> None:
         self.texts = texts
         self.n = 0
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
 
     def __iter__(self) -> Iterator[str]:
         try:
@@ -113,7 +113,7 @@ class _Lines:
                 if line.strip():
                     self.n += 1
                     yield line
-        except Exception as error:
+        except BaseException as error:  # a Ctrl-C too
             self.error = error
             raise
 

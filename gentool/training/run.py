@@ -13,11 +13,14 @@ from gentool.checkpoint.state import State, names_state, read_state, states, ste
 from gentool.errors import BadCheckpointError, NotFoundError, UsageError
 from gentool.settings import Tree, flatten
 
+FIRST, NEXT = "vq", "next"
+"""Folders in a run of two stages: its first stage, and what the second will be."""
+
 
 def check_new(out: Path, overwrite: bool) -> None:
     """Raise UsageError or OSError if a new run cannot go to `out`."""
     check_place(out)
-    begun = (out / "next").is_dir()
+    begun = (out / NEXT).is_dir()
     is_run = begun or (out / "config.json").is_file()
     if is_run and not overwrite:
         raise UsageError(
@@ -29,7 +32,10 @@ def check_new(out: Path, overwrite: bool) -> None:
     if out.is_dir() and not any(out.iterdir()):
         return
     if out.exists() and not is_run:
-        raise UsageError(f"{out} exists and is not a run", "choose another --out")
+        hint = "choose another --out"
+        if (out / FIRST).is_dir():  # of a gentool that did not note what was to follow
+            hint += f", with --set tokenizer.image={out / FIRST}"
+        raise UsageError(f"{out} exists and is not a run", hint)
 
 
 def create(out: Path, fill: Callable[[Path], None]) -> None:

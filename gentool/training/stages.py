@@ -18,10 +18,7 @@ from gentool.errors import UsageError
 from gentool.registry import backend_class, options_module
 from gentool.resources import read_recipe
 from gentool.settings import Tree, build, merge, to_tree
-from gentool.training.run import create
-
-FOLDER = "vq"
-NEXT = "next"
+from gentool.training.run import FIRST, NEXT, create
 
 
 def begin(out: Path, second: RunConfig, resumed: bool) -> None:
@@ -44,8 +41,8 @@ def begun(out: Path) -> RunConfig | None:
 
 def keep(out: Path, folder: Path) -> None:
     """Take the first stage from `out` along into `folder`, which will stand in its place."""
-    shutil.copytree(out / FOLDER, folder / FOLDER)
-    for path in (*(folder / FOLDER).rglob("*"), folder / FOLDER, folder):
+    shutil.copytree(out / FIRST, folder / FIRST)
+    for path in (*(folder / FIRST).rglob("*"), folder / FIRST, folder):
         sync(path)  # what it is copied from is deleted
 
 
@@ -69,7 +66,7 @@ def settings(config: Any) -> tuple[str, Tree]:
 def is_done(out: Path, config: Any) -> bool:
     """Whether the first stage in `out` is at its last step."""
     steps = build(options_module("vq").Config, settings(config)[1]).train.steps
-    return reached(out / FOLDER, steps)
+    return reached(out / FIRST, steps)
 
 
 def image_tokenizer(config: Any, out: Path) -> Any:
@@ -78,7 +75,7 @@ def image_tokenizer(config: Any, out: Path) -> Any:
     from gentool.tokenizers.pictures import PictureTokenizer
     from gentool.tokenizers.vq.tokenizer import VQTokenizer
 
-    name = config.tokenizer.image or str(out / FOLDER)
+    name = config.tokenizer.image or str(out / FIRST)
     found = find_tokenizer(name)
     found = found.image if isinstance(found, PictureTokenizer) else found
     if not isinstance(found, VQTokenizer):

@@ -33,7 +33,7 @@ from gentool.tokenizers.config import PictureTokens, has_tokens, make
 from gentool.tokenizers.pictures import PictureTokenizer
 from gentool.training import stages
 from gentool.training.loop import Limits, Trainer
-from gentool.training.run import check_new, check_same, create, find_state
+from gentool.training.run import FIRST, check_new, check_same, create, find_state
 
 
 @dataclass
@@ -132,7 +132,7 @@ def _first_stage(
     second.accelerator.free_memory()
     del second
     reporter.info(f"stage one of two: the image tokenizer, recipe {name}")
-    folder = out / stages.FOLDER
+    folder = out / FIRST
     first = Plan("vq", name, tree, {}, True, folder, resume="auto", again=plan.again)
     train(first, device, None, deadline, reporter)
     done = stages.is_done(out, resolved.config)
@@ -180,7 +180,7 @@ def describe(plan: Plan, device: str, reporter: Reporter) -> list[str]:
     }
     if _needs_tokenizer(resolved, plan):
         recipe = resolved.config.tokenizer.recipe
-        facts = {"stage one": f"{recipe}, into {resolved.run / stages.FOLDER}"} | facts
+        facts = {"stage one": f"{recipe}, into {resolved.run / FIRST}"} | facts
     lines = [f"{name}: {value}" for name, value in facts.items()]
     return lines + [f"{k} = {json.dumps(v)}" for k, v in flatten(to_tree(resolved.config)).items()]
 
@@ -188,12 +188,13 @@ def describe(plan: Plan, device: str, reporter: Reporter) -> list[str]:
 def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
     """The configuration and, for a resumed run, where it goes on. Touches no file."""
     config_class = options_module(plan.backend).Config
-    if plan.resume and stages.begun(Path(plan.resume)):
+    if plan.resume in ("auto", "latest"):
+        if first := stages.begun(plan.folder):
+            config = _continued(plan, plan.folder, first)
+            return _Resolved(config, first.recipe, plan.folder)
+    elif plan.resume and stages.begun(Path(plan.resume)):
         hint = f"--out {plan.resume} --resume latest"
         raise NotFoundError(f"{plan.resume} holds a first stage and no run yet", hint)
-    if plan.resume in ("auto", "latest") and (first := stages.begun(plan.folder)):
-        config = _continued(plan, plan.folder, first)
-        return _Resolved(config, first.recipe, plan.folder)
     found = find_state(plan.folder, plan.resume, reporter.info) if plan.resume else None
     if found is None:
         config = _complete(plan, build(config_class, _over(plan.tree, plan.given)))
