@@ -58,7 +58,7 @@ def test_init_of_another_backend(cli, other):
         (("sample", "ddpm", "--guidance-from", "0.1"), "--guidance-scale 1.0"),
         (("sample", "mvtm", "--choice-temperature", "2"), "--order undecided"),
         (("sample", "diffusion-lm", "--given", "noised"), "--length 0"),
-        (("eval", "mvtm", "--guidance-schedule", "linear"), "--guidance-scale 1.0"),
+        (("eval", "mvtm", "--guidance-scale", "1", "--guidance-schedule", "linear"), "scale 1.0"),
         (("eval", "scenes", "--images", ".", "--gate", "foo"), "--gate"),
         (("eval", "images", ".", "--ref", ".", "--features", "x", "--gate", "foo"), "--gate"),
         (("tokenizer", "train", "--kind", "foo", "--data", "scenes", "-o", "x"), "vq"),

@@ -284,10 +284,10 @@ def _check(config: Config, shape: tuple[int, int, int], L: int) -> None:
             f"--set sample.steps={L}, or fewer",
         )
     told = config.model.classes or config.model.text.encoder != "none"
-    guides = told and config.masking.drop_condition
-    if config.sample.guidance_scale != 1.0 and not guides:
+    # Of a model that is told nothing the scale is idle: a recipe's is for those that are.
+    if config.sample.guidance_scale != 1.0 and told and not config.masking.drop_condition:
         raise UsageError(
             f"sample.guidance_scale {config.sample.guidance_scale} needs a model that is taught "
-            "classes or captions and their absence",
-            "model.classes or model.text, and masking.drop_condition above 0",
+            "the absence of classes or captions",
+            "masking.drop_condition above 0",
         )
