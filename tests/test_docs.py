@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SETTING = r"\b(?:data|model|lm|diffusion|tokenizer|train|sample)(?:\.[a-z_]+)+\b"
+SETTING = r"(?<!gentool\.)\b(?:data|model|lm|diffusion|tokenizer|train|sample)(?:\.[a-z_]+)+\b"
 FILES = (
     ".md",
     ".py",
