@@ -80,6 +80,7 @@ def open_loader(config: ImageData) -> Loader[Picture]:
         open_stream(source, 0),
         lambda source, index, rng: picture(source, index, config, rng, True),
         config,
+        print,
     )
 
 

@@ -16,7 +16,7 @@ def main() -> None:
     for number in STOPPED:
         if several and number == signal.SIGTERM:
             continue  # it may reach us where we wait in C for another process that is no more
-        # One that the caller has us ignore, as `nohup` does, stays ignored.
+        # One that the caller has us ignore, as a shell does for a job in the background, stays so.
         if signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL):
             signal.signal(number, _stop)
     from gentool.cli.main import run

@@ -34,6 +34,12 @@ def sample_settings(loaded: Loaded, given: Tree, section: type | None = None) ->
     }
     settings: Any = build(section, merge(saved, given), OPTION)
     refuse_idle(settings, given)
+    most = loaded.backend.most_steps
+    if settings.steps > most and "steps" in given:
+        raise UsageError(
+            f"--steps {settings.steps}: this model takes {most} at the most",
+            f"--steps 1 to {most}",
+        )
     return settings
 
 

@@ -1,7 +1,7 @@
 """Texts of texts, line by line: in batches of sentences of about one length, out in their order."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -73,17 +73,6 @@ def translate_lines(
             for job, answer in zip(batch, answers, strict=True):
                 job.answer = answer
             yield from _answered(pending)
-
-
-def check_steps(loaded: Loaded, given: Mapping[str, Any]) -> None:
-    """Raise UsageError if more steps were asked for than a sentence can have tokens."""
-    steps, longest = given.get("steps", 1), loaded.config.data.length
-    if steps > longest:
-        raise UsageError(
-            f"--steps {steps}: this model's sentences have up to {longest} tokens, and no use for "
-            "more steps",
-            f"--steps 1 to {longest}",
-        )
 
 
 def _answered(pending: deque[_Job]) -> Iterator[tuple[int, list[Hypothesis] | BadDataError]]:

@@ -12,6 +12,8 @@ import pytest
 # Before torch is imported, and for the processes that tests start: the tensors are tiny, and
 # threads that wait for one another crawl on a machine that has other work.
 os.environ["OMP_NUM_THREADS"] = "1"
+# No test asks the Hub: what a name means there is not ours to say.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 from gentool.data.scenes import SPLITS, Layout, Scene, SceneTexts, draw_scene  # noqa: E402
 

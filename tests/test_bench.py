@@ -114,7 +114,7 @@ def test_what_is_wrong_is_said_before_any_work(cli, tiny_run, pairs_run, tmp_pat
     for arguments, words in [
         (("--steps", "five"), "5,10,25"),
         (("--steps", "0,5"), "5,10,25"),
-        (("--steps", "21"), "20 steps"),
+        (("--steps", "2,21"), "takes 20 at the most"),
         (("--sampler", "euler"), "euler"),
         (("--metric", "nonesuch"), "nonesuch"),
         (("--against", "nonesuch"), "nonesuch"),
@@ -130,9 +130,10 @@ def test_what_is_wrong_is_said_before_any_work(cli, tiny_run, pairs_run, tmp_pat
     ]:  # fmt: skip
         result = cli("bench", backend, option, "x")
         assert result.code == 2 and "No such option" in result.err
-    (tmp_path / "bad.jsonl").write_text('{"metric": "loss"}\n')
-    result = cli("bench", "plot", tmp_path / "bad.jsonl", "--out", tmp_path / "x.png")
-    assert result.code == 4 and "line 1" in result.err
+    for text in ('{"metric": "loss"}\n', '{"seconds_per_sample": 0.5, "steps": 2}\n', "[]\n"):
+        (tmp_path / "bad.jsonl").write_text(text)
+        result = cli("bench", "plot", tmp_path / "bad.jsonl", "--out", tmp_path / "x.png")
+        assert result.code == 4 and "line 1" in result.err
     command = ("bench", "mask-predict", "-c", pairs_run, *BENCH)
     for arguments, words in [
         (("--length-beam", "0,1"), "--length-beam takes numbers"),

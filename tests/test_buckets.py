@@ -32,7 +32,7 @@ class Lengths:
 
 def fed(rank=0, world=1, seed=3):
     loader = Loader(
-        open_stream(Lengths(), seed), lambda source, i, rng: source[i], PairData(workers=2)
+        open_stream(Lengths(), seed), lambda source, i, rng: source[i], PairData(workers=2), print
     )
     return Buckets(loader, TOKENS, rank, world)
 

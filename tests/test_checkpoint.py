@@ -205,7 +205,7 @@ def test_a_configuration_without_a_sample_section_is_refused(cli, copy):
     del tree["sample"]
     change(copy / "config.json", config=tree)
     result = cli("sample", "ddpm", "--checkpoint", copy, "-n", 1, "--out", copy / "x.png")
-    assert result.code in (0, 4), result.err  # its defaults, or a refusal; not a bug
+    assert result.code == 4 and "sample" in result.err, result.err
 
 
 def test_a_checkpoint_of_another_backend_is_refused(cli, copy):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gentool.backends.ddpm import Config, SampleConfig
 from gentool.backends.ddpm.algorithm import guided
 from gentool.backends.ddpm.backend import Backend
+from gentool.checkpoint.load import load_checkpoint
 from gentool.errors import BadDataError, UsageError
 from gentool.rng import BatchRng, generator, torch_seed
 from gentool.settings import build
@@ -211,8 +212,19 @@ def test_a_row_of_the_grid_for_each_class(sample, tmp_path):
     assert result.code == 0 and all("class" not in record for record in result.records)
 
 
-def test_previews_were_drawn_of_every_class(class_run):
-    assert (class_run / "samples/step-00000030.png").is_file()
+def test_previews_are_drawn_of_every_class(class_run, tmp_path, monkeypatch):
+    loaded = load_checkpoint(class_run, "ddpm")
+    loaded.backend.sources()
+    asked, draw = [], Backend.draw
+
+    def heard(*given, y, **more):
+        asked.append(y)
+        return draw(*given, y=y, **more)
+
+    monkeypatch.setattr(Backend, "draw", heard)
+    loaded.backend.preview(loaded.network, tmp_path, "x", lambda: None)
+    assert len(asked) == 1 and {*asked[0].tolist()} == {0, 1, 2}
+    assert (tmp_path / "x.png").is_file() and (class_run / "samples/step-00000030.png").is_file()
 
 
 def test_wrong_classes_and_scales_are_usage_errors(sample, cli, tiny_run, tmp_path):

@@ -173,6 +173,9 @@ def test_respacing_with_every_step_changes_nothing(chain: Gaussian) -> None:
     same = chain.respaced(T)
     torch.testing.assert_close(same.beta, chain.beta, rtol=0, atol=1e-12)
     assert torch.equal(same.timesteps, torch.arange(T))
+    # All but the last, which goes through the formula.
+    most = chain.respaced(T - 1, "leading")
+    torch.testing.assert_close(most.beta, chain.beta[:-1], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("steps", [2, 3, 7, 50, 333, T - 1])

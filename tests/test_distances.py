@@ -5,8 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from gentool.evaluate import distances
-from gentool.evaluate.extractors import load_extractor
+from gentool.backends.ddpm.backend import Backend
+from gentool.errors import BadCheckpointError
+from gentool.evaluate import distances, request
+from gentool.evaluate.extractors import Extractor, load_extractor
 from gentool.rng import torch_seed
 
 pytest.importorskip("torchmetrics")
@@ -199,15 +201,29 @@ def test_wrong_inputs(cli, class_run, text_run, features, pictures, tmp_path):
     assert result.code == 2 and "fid and kid" in result.err
 
 
+def test_too_few_pictures_are_told_before_any_is_drawn(cli, class_run, pictures, monkeypatch):
+    monkeypatch.setattr(Backend, "draw", lambda *given, **more: pytest.fail("drawn"))
+    wide = Extractor("wide", "wide", 8, lambda x: x.flatten(1))  # 192 features
+    monkeypatch.setattr(request, "load_extractor", lambda name, device: wide)
+    result = cli("eval", "ddpm", "-c", class_run, "--data", pictures, "--metric", "fid", "-n", 60,
+                 "--features", "wide")  # fmt: skip
+    assert result.code == 2 and "fid takes at least 193 pictures" in result.err
+
+
 def test_a_vision_model_of_transformers_in_a_folder(tmp_path):
     from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
     config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
                        intermediate_size=16, image_size=32, patch_size=16)  # fmt: skip
     with torch_seed("test"):
-        ViTModel(config).save_pretrained(tmp_path / "vit")
+        model, other = ViTModel(config), ViTModel(config)
+    model.save_pretrained(tmp_path / "vit")
     ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
     extractor = load_extractor(str(tmp_path / "vit"), CPU)
     assert extractor.name == "vit" and extractor.size == 32
     with torch.no_grad():
         assert extractor.features(torch.zeros(2, 3, 8, 8)).shape == (2, 16)
+    other.save_pretrained(tmp_path / "vit")  # whose features are others, though the name is not
+    assert load_extractor(str(tmp_path / "vit"), CPU).identity != extractor.identity
+    with pytest.raises(BadCheckpointError, match="no vision model of transformers"):
+        load_extractor(str(tmp_path), CPU)

@@ -46,11 +46,11 @@ ADDED = {  # verb -> what it is given where the command leaves it open
 
 def commands(page: Path) -> list[str]:
     """The lines of the blocks of a page in which gentool is called, comments and all."""
-    found, inside = [], False
+    found, fence = [], ""  # the one that began the block
     for line in page.read_text().replace("\\\n", " ").splitlines():
         if line.startswith("```"):
-            inside = not inside and line.strip() == "```"
-        elif inside and re.search(r"(^|[|&] |-m |plugins |')\s*gentool (?=[a-z-])", line):
+            fence = "" if fence else line.strip()
+        elif fence == "```" and re.search(r"(^|[|&] |-m |plugins |')\s*gentool (?=[a-z-])", line):
             found.append(line)
     return found
 

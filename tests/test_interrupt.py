@@ -12,6 +12,7 @@ import pytest
 from conftest import log_of, states_of, weights_of
 
 from gentool.training.loop import Trainer
+from gentool.training.signals import stop_request
 
 # `python -m gentool`, but update 23 waits until the file GO is there.
 PAUSED = """
@@ -116,7 +117,8 @@ def test_sigterm_saves_and_a_new_process_goes_on(recipe, tiny_run, tmp_path, tra
         [sys.executable, "-c", PAUSED, paused, go, *command],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    while not paused.exists() and process.poll() is None:
+    deadline = time.monotonic() + 120
+    while not paused.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     go.touch()
@@ -210,3 +212,15 @@ def test_sigkill_at_any_moment_loses_nothing(recipe, tiny_run, tmp_path, seed):
     assert weights_of(out) == weights_of(tiny_run)
     leftovers = [path for path in tmp_path.rglob("*") if ".tmp" in path.name]
     assert not leftovers and states_of(out)[-1] == 40
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_training_does_not_hear_what_the_caller_has_it_ignore(monkeypatch, number):
+    told = []
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with stop_request(told.append) as request:
+            signal.raise_signal(number)
+        assert (request.number, told) == (0, []) and signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)

@@ -1,8 +1,10 @@
 """mvtm from captions, and from a cache of tokens."""
 
+import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import trained
@@ -127,12 +129,32 @@ def test_a_token_cache_is_trained_on_in_place_of_pictures(
     (cache / "about.json").write_text(about.replace('"tokenizer": "', '"tokenizer": "0'))
     result = cli(*train_it, tmp_path / "again")
     assert result.code == 4 and "another tokenizer" in result.err
+    (cache / "about.json").write_text(about.replace("{}", '{"caption_column": "de"}'))
+    result = cli(*train_it, tmp_path / "again")
+    assert result.code == 4 and "other columns" in result.err
     (cache / "about.json").write_text(about)
     (cache / "records.jsonl").write_text("")
     result = cli(*train_it, tmp_path / "again")
     assert result.code == 4 and "not a whole token cache" in result.err
     result = cli(*train_it, tmp_path / "again", "--set", f"tokenizer.cache={tmp_path}")
     assert result.code == 3 and "gentool tokenizer cache" in result.err
+
+
+def test_a_token_cache_is_whole_or_not_there(cli, mvtm_run, tmp_path):
+    data = shutil.copytree(load_checkpoint(mvtm_run, "mvtm").config.data.spec[0], tmp_path / "data")
+    bad = sorted(data.rglob("*.png"))[0]
+    bad.write_bytes(bad.read_bytes()[:60])
+    make = ("tokenizer", "cache", "-t", mvtm_run / "vq", "--data", data, "--set", "image_size=8",
+            "--views", 2, "--out", tmp_path / "tokens")  # fmt: skip
+    result = cli(*make)
+    assert result.code == 4 and bad.name in result.err and "on_error=skip" in result.err
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}
+    result = cli(*make, "--set", "on_error=skip")
+    assert result.code == 0 and f"skipped: {bad.relative_to(data)}" in result.err
+    tokens = np.load(tmp_path / "tokens/tokens.npy")
+    records = (tmp_path / "tokens/records.jsonl").read_text().splitlines()
+    keys = {json.loads(record)["key"] for record in records}
+    assert tokens.shape == (len(records), 2, 16) and str(bad.relative_to(data)) not in keys
 
 
 def test_eval_scores_captions_and_untrained_weights_score_nothing(cli, told):

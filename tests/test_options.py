@@ -123,7 +123,7 @@ def test_guidance_to_nothing_is_refused(cli, tmp_path, backend):
 def test_more_passes_than_tokens_are_refused(cli, tmp_path):
     (tmp_path / "lines").write_text("a small red circle in the center\n")
     decode = ("decode", "mask-predict", tmp_path / "lines", "-q", "--steps")
-    fails(cli(*decode, 33), 2, "sentences have up to 32 tokens", "--steps 1 to 32")
+    fails(cli(*decode, 33), 2, "takes 32 at the most", "--steps 1 to 32")
     assert cli(*decode, 32).code == 0
 
 

@@ -92,6 +92,12 @@ def test_only_the_glue_sees_both(name):
     assert seeing == {glue}
 
 
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_backend_knows_nothing_of_what_trains_or_measures_it(name):
+    above = ("gentool.evaluate", "gentool.training.loop", "gentool.training.start", "gentool.cli")
+    assert not offending((f"gentool.backends.{name}",), above)
+
+
 def test_diffusion_and_data_import_none_of_what_stands_on_them():
     above = tuple(f"gentool.{part}" for part in ("backends", "cli", "training", "checkpoint",
                                                  "registry", "evaluate", "nn"))  # fmt: skip
@@ -141,9 +147,9 @@ def wheel(tmp_path_factory) -> zipfile.ZipFile:
 
 def test_the_wheel_carries_recipes_and_checkpoints(wheel):
     names = set(wheel.namelist())
-    for kind, pattern in (("recipes", "*.toml"), ("checkpoints", "*/*.*")):
-        beside = {p.relative_to(ROOT).as_posix() for p in (ROOT / kind).glob(pattern)}
-        assert {f"gentool/{name}" for name in beside} <= names
+    for kind in ("recipes", "checkpoints"):
+        beside = {p.relative_to(ROOT).as_posix() for p in (ROOT / kind).rglob("*") if p.is_file()}
+        assert beside and {f"gentool/{name}" for name in beside} <= names
     assert {path.relative_to(ROOT).as_posix() for path in FILES} <= names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "recipes/"))]
 

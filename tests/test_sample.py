@@ -11,6 +11,7 @@ from conftest import states_of
 from PIL import Image
 
 from gentool.checkpoint.load import load_checkpoint
+from gentool.resources import shipped
 from gentool.sampling import sample_settings
 
 
@@ -129,10 +130,20 @@ def test_the_checkpoint_comes_from_the_environment_unless_given(
     assert cli("sample", "ddpm", "--checkpoint", tmp_path / "none", *out).code == 3
 
 
-def test_the_default_steps_are_the_checkpoints_and_zero_noise_collapses(sample, tmp_path):
-    result = sample("-n", 1, "--out", tmp_path / "x.png")
-    assert "steps 5" in result.err or "steps=5" in result.err
-    assert sample("-n", 2, "--noise-scale", 0, "--out", tmp_path / "x.npy").code == 0
+def test_the_checkpoint_is_never_the_newest_run(cli, tiny_run, tmp_path, monkeypatch):
+    shutil.copytree(tiny_run, tmp_path / "runs/ddpm-scenes")
+    monkeypatch.chdir(tmp_path)
+    result = cli("sample", "ddpm", "-n", 1, "--steps", 1, "--out", "x.png")
+    assert result.code == 0 and str(shipped("checkpoints")["ddpm-scenes"]) in result.err
+
+
+def test_the_default_steps_are_the_checkpoints_and_less_noise_varies_less(sample, tmp_path):
+    assert "steps 5" in sample("-n", 1, "--out", tmp_path / "x.png").err
+    spread = []
+    for scale in (0, 1):
+        assert sample("-n", 8, "--noise-scale", scale, "--out", tmp_path / "x.npy").code == 0
+        spread.append(np.load(tmp_path / "x.npy").std(axis=0).mean())
+    assert spread[0] < spread[1]
 
 
 @pytest.mark.parametrize("steps", [0, -1, 21, 5000, "many"])

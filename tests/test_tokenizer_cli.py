@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import select
 import shutil
 import subprocess
 import sys
@@ -190,7 +191,8 @@ def test_a_line_is_answered_before_the_next_comes_and_a_reader_may_leave(folder)
     for _ in range(3):
         process.stdin.write(b"a red cross\n")
         process.stdin.flush()
-        assert process.stdout.readline().split()  # blocks for ever if lines are held back
+        assert select.select([process.stdout], [], [], TIMEOUT)[0], "lines are held back"
+        assert process.stdout.readline().split()
     process.stdout.close()
     try:
         while True:  # as `yes` does, until it is told

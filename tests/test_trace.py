@@ -97,6 +97,7 @@ def test_what_is_kept_is_enough_to_draw_it_anew(cli, image_trace, tmp_path):
         '{"trace": 1}\n',
         '{"trace": 99}\n{}\n',
         '{"trace": 1}\n{"sample": 1}\n',
+        kept.read_text().replace('"command"', '"order"', 1),
     ):
         (tmp_path / "bad.jsonl").write_text(text)
         result = cli("inspect", tmp_path / "bad.jsonl")

@@ -395,3 +395,11 @@ def test_pictures_to_ids_and_back_from_the_shell(cli, run, tokenizer, tmp_path):
     (tmp_path / "ids.txt").write_text("1 2 3\n")
     result = cli("tokenizer", "decode", tmp_path / "ids.txt", "-t", run, "--out", out)
     assert result.code == 4 and "3 ids, a picture has 64" in result.err
+
+
+def test_ids_without_a_target_become_a_new_picture(cli, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ids").write_text(" ".join(["0"] * 64) + "\n")
+    for name in ("decoded.png", "decoded-2.png"):
+        assert cli("tokenizer", "decode", "ids", "-t", run).out == f"{name}\n"
+    assert {path.name for path in tmp_path.glob("*.png")} == {"decoded.png", "decoded-2.png"}

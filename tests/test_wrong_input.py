@@ -185,7 +185,7 @@ def test_data_show_draws_a_sheet_and_tells_the_captions(cli, photos, truncated, 
     assert any(shape in lines[0] for shape in ("circle", "square", "triangle", "cross"))
     assert Image.open(sheet).width > 5 * 32
     result = cli("data", "show", photos, "-n", 3, "--start", 1, "--out", sheet, "-q")
-    assert result.code in (0, 4)  # a broken picture may be among the three
+    assert result.code == 0
     fails(cli("data", "show", truncated, "--out", sheet), 4, "3.png")
     fails(cli("data", "show", photos, "--start", 8, "--out", sheet), 2, "8")
     fails(cli("data", "show", "scenes", "--out", tmp_path / "x.gif"), 2, "x.gif")

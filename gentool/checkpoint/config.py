@@ -35,6 +35,12 @@ class RunConfig:
         write_file(folder / "config.json", text.encode())
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether `folder` is a checkpoint of gentool; one of the Hub has no such header."""
+    path = folder / "config.json"
+    return path.is_file() and '"gentool_version"' in path.read_text("utf-8", errors="replace")
+
+
 def read_config(folder: Path) -> RunConfig:
     """Read `folder/config.json`. Raises NotFoundError or BadCheckpointError."""
     if folder.is_file():

@@ -57,7 +57,7 @@ def check_backend(folder: Path, run_config: RunConfig, backend: str) -> None:
         raise BadCheckpointError(
             f"{folder} is a {run_config.backend} checkpoint, not {backend}",
             f"use the {run_config.backend} sub-command"
-            if backend in BACKENDS
+            if {backend, run_config.backend} <= {*BACKENDS}
             else f"`gentool train {backend}` trains one",
         )
 

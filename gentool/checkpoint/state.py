@@ -39,7 +39,8 @@ def write_state(run: Path, state: State) -> Path:
     folder.mkdir(exist_ok=True)
     place = _place(run, state.step)
     beside = folder / f".{place.name}.tmp"
-    shutil.rmtree(beside, ignore_errors=True)
+    for leftover in folder.glob(".step-*.tmp"):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         beside.mkdir()
         for stem, tensors in state.tensors.items():
@@ -51,7 +52,7 @@ def write_state(run: Path, state: State) -> Path:
         for path in [*beside.iterdir(), beside]:
             sync(path)
         if place.exists():  # a damaged one, that a resumed run passed over
-            shutil.rmtree(place)
+            _remove(place)
         os.replace(beside, place)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -116,7 +117,14 @@ def prune(run: Path, step: int, keep_last: int, keep: Collection[int]) -> None:
     """
     for place in [place for place in states(run) if step_of(place) <= step][:-keep_last]:
         if step_of(place) not in keep:
-            shutil.rmtree(place)
+            _remove(place)
+
+
+def _remove(place: Path) -> None:
+    """Delete a state, which is complete until it is gone."""
+    hidden = place.with_name(f".{place.name}.gone.tmp")
+    os.replace(place, hidden)
+    shutil.rmtree(hidden)
 
 
 def mean_weights(run: Path, steps: Collection[int]) -> dict[str, Tensor]:

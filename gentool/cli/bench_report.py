@@ -32,8 +32,7 @@ Plot = Annotated[
 
 
 def chosen_checkpoints(names: Sequence[str] | None, backend: str) -> list[Path]:
-    """The folders of those asked for: by option, else by GENTOOL_CHECKPOINT, which names one, else
-    the shipped one."""
+    """The folders that are asked for: by option, else GENTOOL_CHECKPOINT, else the shipped one."""
     from gentool.checkpoint.load import find_checkpoint
 
     folders = [
@@ -99,6 +98,7 @@ def plot_records(
     gentool bench mvtm -c runs/mine --json > mvtm.jsonl
     gentool bench plot ddpm.jsonl mvtm.jsonl --out speed.png
     """
+    from gentool.render.plots import DRAWN
     from gentool.streams import stream_lines
 
     checked_plot(out)
@@ -107,8 +107,8 @@ def plot_records(
         for number, line in enumerate(stream_lines(file), start=1):
             try:
                 record = json.loads(line)
-                assert isinstance(record["seconds_per_sample"], float) and record["steps"]
-            except (ValueError, KeyError, TypeError, AssertionError):
+                assert record.keys() >= DRAWN and isinstance(record["seconds_per_sample"], float)
+            except (ValueError, AttributeError, AssertionError):
                 raise BadDataError(
                     f"{file} line {number} is no record of bench", "gentool bench ... --json"
                 ) from None

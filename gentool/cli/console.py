@@ -31,6 +31,7 @@ class Console:
         """A line of the command's result."""
         if _rank():
             return
+        self.stop()  # a bar on the terminal makes way for the lines
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
@@ -96,6 +97,7 @@ class Console:
                 TextColumn("{task.fields[text]}"),
                 console=RichConsole(stderr=True),
                 transient=True,
+                redirect_stdout=False,  # else results would go where the bar is
             )
             self._bar.start()
             self._task = self._bar.add_task("", total=total or None, text="")

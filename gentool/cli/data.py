@@ -10,9 +10,10 @@ from gentool.cli.checked import Findings, conclude
 from gentool.cli.commands import add_command
 from gentool.cli.console import console
 from gentool.cli.help import group
+from gentool.cli.values import data_tree
 from gentool.data.config import ImageData, TextData
 from gentool.errors import UsageError
-from gentool.settings import build, merge, parse_assignment
+from gentool.settings import build
 
 Section = TypeVar("Section", ImageData, TextData)
 
@@ -80,7 +81,6 @@ def check(
 
     for problem in scan(source, config, report, num, progress):
         findings.tell(problem)
-    console.stop()
     summary = {
         "records": report.n,
         "bad": len(report.bad),
@@ -139,10 +139,7 @@ def show(
 
 
 def _config(section: type[Section], spec: str, assign: list[str] | None) -> Section:
-    tree = {"spec": spec}
-    for text in assign or []:
-        tree = merge(tree, parse_assignment(text.removeprefix("data.")))
-    return build(section, tree)
+    return build(section, data_tree(spec, assign))
 
 
 add_command(app, "check", check)

@@ -28,7 +28,6 @@ def check_texts(config: TextData, num: int | None, tokenizer: str | None, as_jso
 
     for problem in scan_texts(source, config, loaded, report, total, progress):
         findings.tell(problem)
-    console.stop()
     summary: dict[str, Any] = {
         "records": report.n,
         "bad": len(report.bad),

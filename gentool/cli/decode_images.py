@@ -99,7 +99,7 @@ def decode_images(
 
     captions = loaded.backend.captions
     y: list[int] = []
-    bad: list[int] = []
+    bad: set[int] = set()
     for number, line in enumerate(read):
         try:
             if isinstance(line, BadDataError):
@@ -112,8 +112,8 @@ def decode_images(
             if on_error == "stop":
                 raise BadDataError(message, error.hint) from None
             console.warn("; ".join(filter(None, (message, error.hint))))
-            bad.append(number)
-    good = [number for number in range(len(lines)) if number not in set(bad)]
+            bad.add(number)
+    good = [number for number in range(len(lines)) if number not in bad]
     check_guided(settings, [lines[number] for number in good])
     given = {"y": torch.tensor(y)} if labels else {}
     if captions:
@@ -144,7 +144,7 @@ def decode_images(
             progress=console.denoising,
             recorder=recorder,
         )
-        batches, stem = with_blanks(drawn, bad, shape), f"{backend}-seed{seed}"
+        batches, stem = with_blanks(drawn, sorted(bad), shape), f"{backend}-seed{seed}"
         write(batches, (len(lines), *shape), out, stem, facts if as_json else None)
     if bad:
         raise BadDataError(f"{len(bad)} of {len(lines)} lines skipped: white pictures stand in")

@@ -6,9 +6,10 @@ import os
 import shlex
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
@@ -67,12 +68,12 @@ def _train(tour: "Tour", name: str, folder: Path, steps: int) -> None:
     from gentool.training.run import Log
 
     run = folder / name
-    tokens = [f"tokenizer.image={folder / 'vq'}"] if name == "mvtm" else []
+    tokens = [f"tokenizer.image={folder / 'vq'}"] * (name == "mvtm")
     settings = [word for value in (*SHORT, *tokens) for word in ("--set", value)]
     length = ("--steps", str(steps), "--max-time", MOMENT)
-    _type(tour, "train", name, *length, *settings, "--out", str(run), "--overwrite")
+    done = _try(tour, "train", name, *length, *settings, "--out", str(run), "--overwrite")
     losses = [(r["step"], r["loss"]) for r in Log(run).records() if "loss" in r]
-    if losses:  # a busy machine may not get to a step in time
+    if done and losses:  # a busy machine may not get to a step in time, or to codes for mvtm
         tour.trainings.append(Training(name, tour.commands[-1][1], losses))
         console.info(f"loss {losses[0][1]:.3g} at first, {losses[-1][1]:.3g} at last\n")
 
@@ -101,7 +102,7 @@ def _stage(tour: "Tour", folder: Path, verb: str, backend: str, *arguments: str)
     from gentool.trace import Trace
 
     kept = folder / f"{backend}.jsonl"
-    if _try(tour, verb, backend, *arguments, "--trace", str(kept)) is None:
+    if not _try(tour, verb, backend, *arguments, "--trace", str(kept)):
         return False
     if kept.is_file():
         trace = records.read(kept)
@@ -115,36 +116,35 @@ def _judge(tour: "Tour", images: Path, texts: Path) -> "Verdicts | None":
     from gentool.render.tour import Verdicts
 
     files = ("--images", f"{images}/", "--captions", str(texts))
-    printed = _try(tour, "eval", "scenes", *files, "--json")
-    if printed is None:
-        return None
-    told = [json.loads(line) for line in printed.split("\n")[:-1]]
+    printed = io.StringIO()  # figures come first, then whether a caption is of no scene
+    _try(tour, "eval", "scenes", *files, "--json", printed=printed)
+    told = [json.loads(line) for line in printed.getvalue().splitlines()]
     each = [record for record in told if record["metric"].startswith("scene_right[")]
     names = ("scene_accuracy", "scene_validity")
     figures = {r["metric"]: r["value"] for r in told if r["metric"].startswith(names)}
-    right = [bool(record["value"]) for record in each]
-    return Verdicts(figures, right, [record["settings"]["shows"] for record in each])
+    right, shows = [bool(r["value"]) for r in each], [r["settings"]["shows"] for r in each]
+    return Verdicts(figures, right, shows) if told else None
 
 
-def _try(tour: "Tour", *arguments: str) -> str | None:
-    """What a command printed; none where it failed, as where no checkpoint is shipped."""
+def _try(tour: "Tour", *arguments: str, printed: TextIO | None = None) -> bool:
+    """Run a command as if it were typed; what it prints goes to `printed`. False where it failed,
+    as where no checkpoint is shipped."""
     try:
-        return _type(tour, *arguments)
+        _type(tour, arguments, printed or io.StringIO())
+        return True
     except (NotFoundError, BadCheckpointError, BadDataError, UsageError) as error:
-        console.warn(f"left out: {error}\n")
-        return None
+        console.warn(f"{error}\n")
+        return False
 
 
-def _type(tour: "Tour", *arguments: str) -> str:
-    """Run a command as if it were typed; what it printed. Raises as the command does."""
+def _type(tour: "Tour", arguments: Sequence[str], printed: TextIO) -> None:
     from gentool.cli.main import app
 
     console.arguments, command = arguments, shlex.join(["gentool", *arguments])
     console.info(f"$ {command}")
-    printed, began = io.StringIO(), time.monotonic()
+    began = time.monotonic()
     with redirect_stdout(printed):
-        quiet = ["--quiet"] if console.quiet else []
-        if app([*arguments, *quiet], prog_name="gentool", standalone_mode=False) == 130:
+        words = [*arguments, *["--quiet"] * console.quiet]
+        if app(words, prog_name="gentool", standalone_mode=False) == 130:
             raise KeyboardInterrupt  # of which Typer makes that
     tour.commands.append((command, time.monotonic() - began))
-    return printed.getvalue()

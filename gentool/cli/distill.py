@@ -129,7 +129,6 @@ def distill(
         except corpus.Late:
             console.info(f"no more time; kept in {out}, {AGAIN}")
             return
-    console.stop()
     report(figures, [], as_json)
     console.info(f"gentool train mask-predict --data {out / corpus.SOURCES},{out / corpus.TARGETS}")
 
@@ -144,7 +143,8 @@ def _train(
 
     steps = build(Config, merge(tree, given)).train.steps
     if not reached(run, steps):
-        tree = merge(tree, environment())
-        plan = start.Plan("teacher", name, tree, given, named, run, "auto", again=AGAIN)
+        plan = start.Plan(
+            "teacher", name, tree, given, environment(), named, run, "auto", again=AGAIN
+        )
         start.train(plan, device, None, deadline, console)
     return reached(run, steps)

@@ -56,11 +56,9 @@ def evaluate_pairs(
     from gentool.evaluate.checkpoint import measure
     from gentool.evaluate.pairs import PairRequest
     from gentool.sampling import sample_settings, words
-    from gentool.translation import check_steps
 
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
     chosen = sample_settings(loaded, settings, options_module(backend).DecodeConfig)
-    check_steps(loaded, settings)
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}")
     request = PairRequest(
         loaded, chosen, data, num, 0, device, 0, precision,

@@ -128,6 +128,7 @@ def run(arguments: Sequence[str]) -> int:
         return 2
     except Exception as error:
         if console.debug:
-            console.stop()
             raise
         return report(error)
+    finally:
+        console.stop()  # a bar hides the cursor

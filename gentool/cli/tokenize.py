@@ -65,7 +65,7 @@ def decode(
     found = find(tokenizer)
     rows = _rows(inputs, found.size)
     if found.kind == "vq":
-        tokenize_pictures.draw(found, list(rows), inputs, out or "decoded.png", as_json)
+        tokenize_pictures.draw(found, list(rows), inputs, out, as_json)
         return
     if out:
         raise UsageError("--out is for tokenizers of pictures; text goes to standard output")

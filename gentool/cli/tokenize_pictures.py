@@ -8,7 +8,7 @@ from gentool.cli import options
 from gentool.cli.console import console
 from gentool.cli.options import count, value
 from gentool.cli.pictures import write
-from gentool.cli.values import environment
+from gentool.cli.values import data_tree, environment
 from gentool.errors import BadDataError, UsageError
 from gentool.resources import read_recipe
 from gentool.settings import merge, parse_assignment
@@ -23,7 +23,9 @@ def encode(tokenizer: Any, name: str) -> list[int]:
     return ids
 
 
-def draw(tokenizer: Any, rows: list[list[int]], inputs: str, out: str, as_json: bool) -> None:
+def draw(
+    tokenizer: Any, rows: list[list[int]], inputs: str, out: str | None, as_json: bool
+) -> None:
     """Write the pictures of `rows` of ids, which came from `inputs`."""
     import torch
 
@@ -39,7 +41,7 @@ def draw(tokenizer: Any, rows: list[list[int]], inputs: str, out: str, as_json: 
         raise BadDataError(f"{place(inputs)} has no lines, so there is nothing to draw")
     batches = (([i], tokenizer.decode(torch.tensor([ids]))) for i, ids in enumerate(rows))
     shape = (len(rows), *tokenizer.shape)
-    write(batches, shape, out, "", (lambda number: {}) if as_json else None)
+    write(batches, shape, out, "decoded", (lambda number: {}) if as_json else None)
 
 
 def train(data: list[str], out: Path, size: int | None, assign: list[str]) -> None:
@@ -53,9 +55,8 @@ def train(data: list[str], out: Path, size: int | None, assign: list[str]) -> No
         given = merge(given, {"model": {"codes": size}})
     name, tree = read_recipe("vq-scenes")
     del tree["backend"]
-    tree = merge(tree, environment())
     again = f"gentool train vq --out {out} --resume latest continues"
-    plan = start.Plan("vq", name, tree, given, recipe_given=False, out=out, again=again)
+    plan = start.Plan("vq", name, tree, given, environment(), False, out=out, again=again)
     start.train(plan, os.environ.get("GENTOOL_DEVICE") or "auto", None, None, console)
 
 
@@ -104,12 +105,9 @@ def cache(
     found = getattr(found, "image", found)
     if found.kind != "vq":
         raise UsageError(f"{tokenizer} is a tokenizer of texts", "a run of `gentool train vq`")
-    tree: dict[str, Any] = {"spec": data}
-    for text in assign or []:
-        tree = merge(tree, parse_assignment(text.removeprefix("data.")))
     n = build_cache(
-        out, found, build(ImageData, tree), views, num, pick_device(device),
-        lambda done, total: console.progress(done, total, {"cached": "pictures"}),
+        out, found, build(ImageData, data_tree(data, assign)), views, num, pick_device(device),
+        lambda done, total: console.progress(done, total, {"cached": "pictures"}), console.info,
     )  # fmt: skip
     console.info(f"{n} pictures, {views} views each, of tokenizer {found.hash[:16]}")
     console.result(str(out))

@@ -13,8 +13,9 @@ from gentool.cli.commands import add_command
 from gentool.cli.console import console
 from gentool.cli.help import group
 from gentool.cli.options import count, value
+from gentool.cli.values import data_tree
 from gentool.errors import BadDataError, UsageError
-from gentool.settings import build, merge, parse_assignment
+from gentool.settings import build
 
 app = group("Train tokenizers and use them: text to numbers and back.")
 
@@ -96,9 +97,7 @@ def train(
         raise UsageError(
             f"--min-count is for words, not {kind}", "--coverage X drops rare characters"
         )
-    tree: dict[str, Any] = {"spec": data, "language": language}
-    for text in assign or []:
-        tree = merge(tree, parse_assignment(text.removeprefix("data.")))
+    tree = {"language": language} | data_tree(data, assign)
     if "-" in data and (len(data) > 1 or assign or language != "en"):
         raise UsageError("--data - is lines of text alone: no --set, --language or other --data")
     tokenizer = tokenizers.train(

@@ -93,8 +93,9 @@ def train(
     plan = start.Plan(
         backend=backend,
         recipe=name,
-        tree=merge(tree, environment()),
+        tree=tree,
         given=given,
+        environment=environment(),
         recipe_given=recipe is not None,
         out=out,
         resume=resume,

@@ -83,11 +83,10 @@ def translate(
     from gentool.sampling import sample_settings, words
     from gentool.streams import arriving_lines, stream_lines
     from gentool.trace import SAMPLES
-    from gentool.translation import check_steps, translate_lines
+    from gentool.translation import translate_lines
 
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
     chosen = sample_settings(loaded, settings, options_module(backend).DecodeConfig)
-    check_steps(loaded, settings)
     if n_best > chosen.length_beam:
         raise UsageError(
             f"--n-best {n_best}: there are only --length-beam {chosen.length_beam} candidates",

@@ -3,7 +3,7 @@
 import os
 
 from gentool.errors import UsageError
-from gentool.settings import Tree
+from gentool.settings import Tree, merge, parse_assignment
 
 
 def environment() -> Tree:
@@ -19,6 +19,14 @@ def environment() -> Tree:
             raise UsageError(f"GENTOOL_PRECISION is auto, fp32 or bf16, got {precision!r}")
         chosen["precision"] = precision
     return {"train": chosen}
+
+
+def data_tree(spec: str | list[str], assign: list[str] | None) -> Tree:
+    """A [data] section: what the data are, and `--set`, with or without the section's name."""
+    tree: Tree = {"spec": spec}
+    for text in assign or []:
+        tree = merge(tree, parse_assignment(text.removeprefix("data.")))
+    return tree
 
 
 def parse_time(text: str) -> float:

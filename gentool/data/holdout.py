@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 
 import numpy as np
 import torch
@@ -61,9 +61,11 @@ class HeldOut:
         shards = self.source.shards
         for shard in range(min(shards, SHARDS)):
             try:
-                for record in islice(self.source.records(shard), SHARE * _each(shards)):
-                    if held_out(record.number, shard, shards):
-                        found.append(record)
+                first = takewhile(
+                    lambda record: record.number < SHARE * _each(shards),
+                    self.source.records(shard),
+                )
+                found += [r for r in first if held_out(r.number, shard, shards)]
             except BadDataError:
                 if self.config.on_error == "stop":
                     raise
@@ -153,8 +155,9 @@ def split_texts(source: Source[Text], config: TextData) -> tuple[Subset[Text], S
 
 def training_texts(config: TextData | ImageData, side: str) -> Iterator[str]:
     """The texts, or the captions of images, that a tokenizer is trained on: those of the training
-    part; of pairs the side `source`, `target`, or `both`. Of endless texts and of images the first
-    ENOUGH; unreadable ones are left out where `on_error` says so."""
+    part; of pairs the side `source`, `target`, or `both`. Of endless texts and of shards the first
+    ENOUGH, of images as many from all over; unreadable ones are left out where `on_error` says so.
+    """
     if isinstance(config, ImageData):
         yield from _captions(config)
         return

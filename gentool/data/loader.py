@@ -1,6 +1,5 @@
 """Examples ready for training, prepared ahead in threads, in the stream's order."""
 
-import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,8 +12,6 @@ from gentool.data.source import Source
 from gentool.data.stream import Cursor, Place, Stream
 from gentool.errors import BadDataError
 from gentool.rng import generator
-
-logger = logging.getLogger(__name__)
 
 REPORTED = 5  # skipped records that are named; the others are only counted
 CAP_SEEN = 1000  # records after which the share of skipped ones is judged
@@ -75,7 +72,7 @@ class Loader(Generic[T]):
         stream: Stream,
         prepare: Prepare[T],
         section: Section,
-        report: Callable[[str], None] = logger.warning,
+        report: Callable[[str], None],
     ) -> None:
         self.stream = stream
         self.prepare = prepare

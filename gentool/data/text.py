@@ -55,6 +55,11 @@ def is_text(spec: str) -> bool:
     return spec.endswith(FILES) or _is_parallel(spec)
 
 
+def has_columns(spec: str) -> bool:
+    """Whether the records of `spec` have columns to choose from: tables, JSON lines, the Hub."""
+    return spec.endswith((".csv", ".tsv", ".jsonl")) or spec.startswith("hf:")
+
+
 def is_pairs(config: TextData) -> bool:
     """Whether each of the texts that `config` names comes with what it is made from."""
     between = "-" in config.language

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from gentool.errors import UsageError
 from gentool.settings import setting
 
 
@@ -27,10 +26,3 @@ class Denoising:
         of="sampler",
     )
     noise_scale: float = setting(1.0, "factor on the noise added while sampling", low=0.0)
-
-    def check(self, T: int) -> None:
-        """Raise UsageError unless a chain of T steps has as many."""
-        if self.steps > T:
-            raise UsageError(
-                f"--steps {self.steps}: this model's chain has {T} steps", f"--steps 1 to {T}"
-            )

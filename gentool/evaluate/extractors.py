@@ -9,7 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gentool.errors import BadDataError, NotFoundError, UsageError
+from gentool.checkpoint.config import is_checkpoint
+from gentool.checkpoint.weights import tensors_hash
+from gentool.errors import BadDataError, UsageError
+from gentool.tokenizers.huggingface import translated
 
 INCEPTION = "inception"
 
@@ -19,14 +22,15 @@ class Extractor:
     """A network, frozen."""
 
     name: str  # part of the metric's: kid[NAME]
-    identity: str  # which weights: what it was loaded from, or their hash
+    identity: str  # which weights
     size: int  # pictures are resized to this many pixels a side
     features: Callable[[Tensor], Tensor]  # float [B, 3, H, W] in [-1, 1] -> [B, D]
 
 
 def load_extractor(name: str | None, device: torch.device) -> Extractor:
     """The extractor `name`: `inception`, the folder of `gentool train features`, or a vision model
-    of transformers by name or folder. Raises UsageError, NotFoundError or BadCheckpointError."""
+    of transformers by name or folder. Raises UsageError, NotFoundError,
+    MachineError (no network) or BadCheckpointError."""
     if name is None:
         raise UsageError(
             "fid and kid need features to compare pictures by",
@@ -35,7 +39,7 @@ def load_extractor(name: str | None, device: torch.device) -> Extractor:
     if name == INCEPTION:
         return _inception(device)
     folder = Path(name)
-    if (folder / "config.json").is_file() and (folder / "log.jsonl").is_file():
+    if is_checkpoint(folder):
         return _fitted(folder, device)
     return _transformers(name, device)
 
@@ -90,11 +94,7 @@ def _transformers(name: str, device: torch.device) -> Extractor:
         model = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
         processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise NotFoundError(
-            f"no features {name!r}: neither a run of `gentool train features` nor a vision model "
-            f"of transformers ({str(error).splitlines()[0]})",
-            "gentool train features --data PICTURES --out runs/features-mine",
-        ) from None
+        raise translated(error, name, "vision model") from None
     vision = getattr(model, "vision_model", model).to(device).eval()
     size = getattr(getattr(config, "vision_config", config), "image_size", None)
     if not isinstance(size, int):
@@ -109,5 +109,4 @@ def _transformers(name: str, device: torch.device) -> Extractor:
         pooled = getattr(out, "pooler_output", None)
         return (out.last_hidden_state.mean(dim=1) if pooled is None else pooled).flatten(1)
 
-    revision = getattr(config, "_commit_hash", None) or str(Path(name).resolve())
-    return Extractor(Path(name).name, f"{name} {revision}", size, features)
+    return Extractor(Path(name).name, tensors_hash(model.state_dict()), size, features)

@@ -100,6 +100,8 @@ def _distances(request: Request, metric: str) -> list[Figure]:
     key = {"data": source.fingerprint, "config": to_tree(config), "given": request.data}
     facts = {"split": split, "n": request.num, "features": extractor.identity}
     theirs = cached(key | facts, real)
+    if metric == "fid":  # told before samples are drawn
+        check_enough("fid", min(request.num, len(theirs)), theirs.shape[1] + 1)
     # As they are in a file: samples and data have 256 shades alike.
     drawn = (_shades(images) for _, images in request.drawn(draw_samples))
     ours = features_of(drawn, extractor, device)

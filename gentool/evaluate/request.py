@@ -13,7 +13,8 @@ from gentool.data.images import open_images
 from gentool.data.scenes.draw import CANVAS
 from gentool.data.source import Data
 from gentool.data.stream import open_stream
-from gentool.data.text import Text, open_texts
+from gentool.data.tar import is_tar
+from gentool.data.text import Text, has_columns, open_texts
 from gentool.device import pick_device
 from gentool.errors import BadDataError, UsageError
 from gentool.evaluate.extractors import Extractor, load_extractor
@@ -123,10 +124,12 @@ class Request:
         opened = open_images if self.kind == "images" else open_texts
         # What training made easier, or more frequent, is measured as it is.
         plain = {key: getattr(type(config), key) for key in OF_SCENES if hasattr(config, key)}
+        if self.kind == "text" and not has_columns(self.data):
+            columns = ("text_column", "source_column", "mr_column")
+            plain |= {column: "" for column in columns} | {"attributes": ()}
+        elif self.kind == "images" and not is_tar(self.data):
+            plain["where"] = ()
         if name == "scenes":
-            if self.kind == "text":
-                columns = ("text_column", "source_column", "mr_column")
-                plain |= {column: "" for column in columns} | {"attributes": ()}
             plain["language"] = config.language
             chosen = replace(config, spec=("scenes",), split=split or "test", **plain)
             return opened(chosen), chosen.split

@@ -112,7 +112,7 @@ def bound(request: Request) -> list[Figure]:
         rng = BatchRng([example.rng for example in examples])
         rows = [example.value for example in examples]
         for i, (part, bits) in enumerate(loaded.backend.bound(network, rows, rng, settings)):
-            sums[part] += bits.double().sum().item()
+            sums[part] += bits.cpu().double().sum().item()
             request.progress(number * calls + i + 1, total)
         n += len(rows)
         tokens += sum(id != pad for row in rows for id in row.ids[1:])

@@ -16,6 +16,13 @@ PANELS = {
     "learning_rate": "learning rate",
     "grad_norm": "gradient norm",
 }
+# What `quality_against_time` reads of a record.
+DRAWN = frozenset(
+    (
+        *("backend", "checkpoint", "library", "sampler", "length_beam", "fast", "steps", "metric"),
+        *("quality", "quality_deviation", "seconds_per_sample", "seconds_least", "seconds_most"),
+    )
+)
 WIDE = 20  # a loss that falls by more is drawn on a scale of powers
 STYLES = ("-", "--", ":", "-.")
 

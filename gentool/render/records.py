@@ -15,6 +15,7 @@ from gentool.errors import BadDataError
 from gentool.trace import Frame, Tokens, Trace, View
 
 FORMAT = 1  # of the lines
+FACTS = ("verb", "backend", "checkpoint", "checkpoint_step", "seed", "command", "settings", "steps")
 
 
 def to_lines(trace: Trace) -> str:
@@ -56,7 +57,7 @@ def read(path: Path) -> Trace:
             if number > 1:
                 frames.append(_frame(record))
             elif record.pop("trace") == FORMAT:
-                facts = record
+                facts = {name: record[name] for name in FACTS} | record
             else:
                 raise BadDataError(f"{path} was written by another version of gentool")
     except (ValueError, KeyError, TypeError, AttributeError):

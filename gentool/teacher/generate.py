@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gentool.checkpoint.config import read_config
+from gentool.checkpoint.config import is_checkpoint, read_config
 from gentool.checkpoint.weights import tensors_hash
 from gentool.data.rows import batches, padded
 from gentool.device import pick_device, use_bf16
@@ -81,7 +81,7 @@ def open_teacher(name: str, device: str, precision: str) -> Teacher:
     """
     chosen = pick_device(device)
     folder = shipped("checkpoints").get(name, Path(name))
-    teacher = _trained(folder) if _is_ours(folder) else _pretrained(name)
+    teacher = _trained(folder) if is_checkpoint(folder) else _pretrained(name)
     teacher.model.to(chosen)
     teacher.bf16 = use_bf16(precision, chosen)
     return teacher
@@ -91,14 +91,8 @@ def trained_on(name: str, but: Sequence[str] = ()) -> Tree:
     """The data section of a teacher that gentool trained, without the keys `but`; of another
     teacher nothing. Raises BadCheckpointError."""
     folder = shipped("checkpoints").get(name, Path(name))
-    found: Tree = read_config(folder).config["data"] if _is_ours(folder) else {}
+    found: Tree = read_config(folder).config["data"] if is_checkpoint(folder) else {}
     return {key: value for key, value in found.items() if key not in but}
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether `folder` is a checkpoint of gentool; one of the Hub has no such header."""
-    path = folder / "config.json"
-    return path.is_file() and '"gentool_version"' in path.read_text("utf-8", errors="replace")
 
 
 def _trained(folder: Path) -> Teacher:

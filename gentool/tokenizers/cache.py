@@ -5,9 +5,12 @@ records.jsonl with key, label and caption; about.json with the hash of the token
 """
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -15,8 +18,9 @@ import torch
 from gentool.checkpoint.atomic import write_file
 from gentool.data.config import ImageData
 from gentool.data.holdout import train_and_validation
-from gentool.data.images import picture
-from gentool.data.source import Sharded
+from gentool.data.images import Picture, picture
+from gentool.data.loader import ON_BAD
+from gentool.data.source import Example, Sharded, Source
 from gentool.errors import BadDataError, NotFoundError, UsageError
 from gentool.rng import generator
 from gentool.tokenizers.vq.tokenizer import VQTokenizer
@@ -38,9 +42,11 @@ class Tokens:
 class TokenCache:
     """A source of `Tokens`. What was cached is the part of the data to train on."""
 
-    def __init__(self, folder: Path, tokenizer: VQTokenizer, fingerprint: str) -> None:
-        """fingerprint: of the data the run is on. Raises NotFoundError for a folder without a whole
-        cache, and BadDataError for one of another tokenizer or of other data."""
+    def __init__(
+        self, folder: Path, tokenizer: VQTokenizer, config: ImageData, fingerprint: str
+    ) -> None:
+        """config, fingerprint: of the data the run is on. Raises NotFoundError for a folder without
+        a whole cache, and BadDataError for one of another tokenizer or of other data."""
         if not (folder / ABOUT).is_file():
             raise NotFoundError(f"no token cache in {folder}", "gentool tokenizer cache makes one")
         try:
@@ -48,7 +54,7 @@ class TokenCache:
             tokens = np.load(folder / TOKENS, mmap_mode="r", allow_pickle=False)
             lines = (folder / RECORDS).read_text(encoding="utf-8").split("\n")[:-1]
             self.records = [json.loads(line) for line in lines]
-            made_by, made_of = about["tokenizer"], about["data"]
+            made_by, made_of, made_with = about["tokenizer"], about["data"], about["columns"]
             self.labels: tuple[str, ...] = tuple(about["labels"])
             self.size: int | None = len(self.records)
             if tokens.shape != (self.size, about["views"], tokenizer.length):
@@ -63,6 +69,11 @@ class TokenCache:
             )
         if made_of != fingerprint:
             raise BadDataError(f"{folder} holds tokens of other data ({made_of})")
+        if made_with != _columns(config):
+            raise BadDataError(
+                f"{folder} was made with other columns of the data: {made_with}, not "
+                f"{_columns(config)}"
+            )
         self.tokens = tokens
         self.fingerprint = f"{fingerprint}-cached-{self.size}-{about['views']}"
 
@@ -79,9 +90,12 @@ def build(
     n: int | None,
     device: torch.device,
     progress: Callable[[int, int], None],
+    report: Callable[[str], None],
 ) -> int:
     """Write the cache of the first n pictures (all of them, where they have an end) of the part of
-    the data that is trained on; how many there are. Raises UsageError and BadDataError."""
+    the data that is trained on; how many there are. The folder appears when it is whole. Pictures
+    that cannot be read are left out and told to `report` where `on_error` says so. Raises
+    UsageError and BadDataError."""
     source, _ = train_and_validation(config)
     if isinstance(source, Sharded):
         raise UsageError("shards are read in passing and have no numbers, so they are not cached")
@@ -93,28 +107,72 @@ def build(
         )
     if source.size is None and n is None:
         raise UsageError("scenes are endless: say how many", "--num 50000")
-    n = min(n or source.size or 0, source.size or n or 0)
-    kind = np.uint16 if tokenizer.size <= 1 << 16 else np.int32
-    folder.mkdir(parents=True, exist_ok=True)
-    header = (n, views, tokenizer.length)
-    tokens = np.lib.format.open_memmap(folder / TOKENS, "w+", kind, header)
-    with (folder / RECORDS).open("w", encoding="utf-8") as records:
-        for start in range(0, n, BATCH):
-            end = min(n, start + BATCH)
-            for view in range(views):
-                rngs = [generator("view", view, i) for i in range(start, end)]
-                found = [picture(source, i, config, rng, augment=True)
-                         for i, rng in zip(range(start, end), rngs, strict=True)]  # fmt: skip
-                x = torch.stack([example.image for example in found]).to(device)
-                tokens[start:end, view] = tokenizer.encode(x).cpu().numpy()
-            for example in found:
-                record = {"key": example.key, "label": example.label, "caption": example.caption}
-                records.write(json.dumps(record, ensure_ascii=False) + "\n")
-            progress(end, n)
-    tokens.flush()
-    about = {
-        "tokenizer": tokenizer.hash, "data": source.fingerprint, "labels": list(source.labels),
-        "views": views, "size": n,
-    }  # fmt: skip
-    write_file(folder / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
-    return n
+    n = min(size for size in (n, source.size) if size is not None)
+    kind = np.dtype("<u2" if tokenizer.size <= 1 << 16 else "<i4")
+    beside = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    made = 0
+    try:
+        # Not a memory map: on a full disk that kills the process.
+        with (
+            (beside / RECORDS).open("w", encoding="utf-8") as records,
+            (beside / TOKENS).open("wb") as tokens,
+        ):
+            _header(tokens, kind, (n, views, tokenizer.length))
+            for start in range(0, n, BATCH):
+                numbers = range(start, min(n, start + BATCH))
+                found = [f for i in numbers if (f := _views(source, i, config, views, report))]
+                if found:
+                    x = torch.stack([picture.image for each in found for picture in each])
+                    ids = tokenizer.encode(x.to(device)).cpu().numpy()
+                    tokens.write(ids.astype(kind).tobytes())
+                for example, *_ in found:
+                    record = {"key": example.key, "label": example.label}
+                    record["caption"] = example.caption
+                    records.write(json.dumps(record, ensure_ascii=False) + "\n")
+                made += len(found)
+                progress(numbers[-1] + 1, n)
+            if not made:
+                raise BadDataError(f"none of {n} pictures can be read")
+            tokens.seek(0)
+            _header(tokens, kind, (made, views, tokenizer.length))
+        about = {
+            "tokenizer": tokenizer.hash, "data": source.fingerprint, "views": views,
+            "columns": _columns(config), "labels": list(source.labels),
+        }  # fmt: skip
+        write_file(beside / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
+        os.replace(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return made
+
+
+def _header(file: BinaryIO, kind: np.dtype, shape: tuple[int, ...]) -> None:
+    """Of a .npy file; as long whatever the shape is."""
+    header = {"descr": kind.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _views(
+    source: Source[Example],
+    index: int,
+    config: ImageData,
+    views: int,
+    report: Callable[[str], None],
+) -> list[Picture]:
+    """So many views of a picture; none where it cannot be read and may be left out."""
+    try:
+        rngs = [generator("view", view, index) for view in range(views)]
+        return [picture(source, index, config, rng, augment=True) for rng in rngs]
+    except BadDataError as error:
+        if config.on_error == "stop":
+            raise BadDataError(str(error), ON_BAD) from error
+        report(f"skipped: {error}")
+        return []
+
+
+def _columns(config: ImageData) -> dict[str, str]:
+    """What the data's fingerprint does not tell: which of their columns are read."""
+    names = ("image_column", "label_column", "caption_column")
+    return {name: getattr(config, name) for name in names if getattr(config, name)}

@@ -80,7 +80,7 @@ def make(config: TokenizerConfig, texts: Callable[[str], Iterable[str]]) -> Toke
     if found.kind != config.kind:
         raise UsageError(
             f"tokenizer.name {config.name} is of kind {found.kind}, not {config.kind}",
-            f"--set tokenizer.kind={found.kind}",
+            "a tokenizer of texts" if found.kind == "vq" else f"--set tokenizer.kind={found.kind}",
         )
     if isinstance(found, Sides) != separate:
         is_ = "separate" if isinstance(found, Sides) else "joint"

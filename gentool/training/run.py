@@ -44,6 +44,7 @@ def create(out: Path, fill: Callable[[Path], None]) -> None:
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     beside, old = out.with_name(f".{out.name}.new"), out.with_name(f".{out.name}.old")
+    recover(out)
     for leftover in (beside, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:
@@ -53,9 +54,18 @@ def create(out: Path, fill: Callable[[Path], None]) -> None:
             os.replace(out, old)
         os.replace(beside, out)
     finally:
+        recover(out)
         shutil.rmtree(beside, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
     sync(out.parent)
+
+
+def recover(out: Path) -> None:
+    """Put back what `create` had moved away when it was cut before the new run was in place."""
+    out = out.resolve()
+    old = out.with_name(f".{out.name}.old")
+    if old.is_dir() and not out.exists():
+        os.replace(old, out)
 
 
 def find_state(out: Path, resume: str, report: Callable[[str], None]) -> tuple[Path, State] | None:

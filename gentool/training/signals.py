@@ -26,7 +26,9 @@ def stop_request(report: Callable[[str], None]) -> Iterator[StopRequest]:
         else:
             report("SIGTERM: saving after this step")
 
-    before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+    # One that the caller has us ignore, as a shell does for a job in the background, stays ignored.
+    heard = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {n: signal.signal(n, handle) for n in heard}
     try:
         yield request
     finally:

@@ -33,7 +33,7 @@ from gentool.tokenizers.config import PictureTokens, has_tokens, make
 from gentool.tokenizers.pictures import PictureTokenizer
 from gentool.training import stages
 from gentool.training.loop import Limits, Trainer
-from gentool.training.run import FIRST, check_new, check_same, create, find_state
+from gentool.training.run import FIRST, check_new, check_same, create, find_state, recover
 
 
 @dataclass
@@ -44,6 +44,7 @@ class Plan:
     recipe: str
     tree: Tree  # the recipe's values
     given: Tree  # the command line's, which go over them
+    environment: Tree  # what goes between the two where a run begins; one that goes on has its own
     recipe_given: bool  # named by the user, so that a resumed run must agree with it
     out: Path | None = None  # none: runs/RECIPE
     resume: str | None = None
@@ -96,6 +97,7 @@ def train(
             run_config = _new_run_config(plan.backend, resolved, trainer)
             if plan.init:
                 run_config.init = _initialise(trainer, resolved.config.model, plan, reporter)
+                trainer.accelerator.wait_for_everyone()  # it may be the run that is replaced now
             if trainer.accelerator.is_main_process:
                 create(run, lambda folder: _fill(folder, trainer, run_config, run, staged))
             reporter.info(f"new run in {run}")
@@ -133,7 +135,7 @@ def _first_stage(
     del second
     reporter.info(f"stage one of two: the image tokenizer, recipe {name}")
     folder = out / FIRST
-    first = Plan("vq", name, tree, {}, True, folder, resume="auto", again=plan.again)
+    first = Plan("vq", name, tree, {}, {}, True, folder, resume="auto", again=plan.again)
     train(first, device, None, deadline, reporter)
     done = stages.is_done(out, resolved.config)
     reporter.info(
@@ -186,8 +188,9 @@ def describe(plan: Plan, device: str, reporter: Reporter) -> list[str]:
 
 
 def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
-    """The configuration and, for a resumed run, where it goes on. Touches no file."""
+    """The configuration and, for a resumed run, where it goes on."""
     config_class = options_module(plan.backend).Config
+    recover(plan.folder)
     if plan.resume in ("auto", "latest"):
         if first := stages.begun(plan.folder):
             config = _continued(plan, plan.folder, first)
@@ -197,7 +200,8 @@ def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
         raise NotFoundError(f"{plan.resume} holds a first stage and no run yet", hint)
     found = find_state(plan.folder, plan.resume, reporter.info) if plan.resume else None
     if found is None:
-        config = _complete(plan, build(config_class, _over(plan.tree, plan.given)))
+        begun_with = merge(plan.tree, plan.environment)
+        config = _complete(plan, build(config_class, _over(begun_with, plan.given)))
         check_new(plan.folder, plan.overwrite)
         return _Resolved(config, plan.recipe, plan.folder)
     run, state = found
@@ -219,7 +223,10 @@ def _continued(plan: Plan, run: Path, saved: RunConfig) -> Any:
     if saved.backend != plan.backend:
         raise BadCheckpointError(f"{run} is a {saved.backend} run, not {plan.backend}")
     # A run that an earlier gentool began has the defaults of settings that came later.
-    saved.config = to_tree(build(config_class, saved.config))
+    try:
+        saved.config = to_tree(build(config_class, saved.config))
+    except UsageError as error:  # none of this command: of what is written there
+        raise BadCheckpointError(f"{run}/config.json: {error}", error.hint) from None
     if plan.recipe_given:
         config = _complete(plan, build(config_class, _over(plan.tree, plan.given)))
     else:
@@ -232,7 +239,7 @@ def _over(tree: Tree, given: Tree) -> Tree:
     """The recipe's values with the given ones over them. What it says of scenes is not for other
     data."""
     data, spec = tree.get("data"), flatten(given).get("data.spec", ["scenes"])
-    if isinstance(data, dict) and "scenes" not in ([spec] if isinstance(spec, str) else spec):
+    if isinstance(data, dict) and "scenes" not in (spec if isinstance(spec, list) else [spec]):
         kept = {key: value for key, value in data.items() if key not in OF_SCENES}
         tree = {**tree, "data": kept}
     return merge(tree, given)

@@ -58,7 +58,8 @@ def held_out_examples(
     """
     n = min(n, source.size or n)
     prepare = partial(backend.prepare, augment=False)
-    loader: Loader[Any] = Loader(open_stream(source, SEED), prepare, data)
+    # What is left out of them is told of by `data check`; each validation would tell it anew.
+    loader: Loader[Any] = Loader(open_stream(source, SEED), prepare, data, lambda message: None)
     try:
         for start in range(0, n, BATCH):
             examples = loader.next(min(BATCH, n - start))

@@ -39,6 +39,7 @@ class Backend(Conditioned):
         _check(config)
         diffusion = config.diffusion
         self.chain = noise_chain(diffusion.schedule, diffusion.T, diffusion.shift)
+        self.most_steps = self.chain.T
 
     def network(self) -> nn.Module:
         C, H, _ = self.shape
@@ -198,7 +199,6 @@ class Backend(Conditioned):
 
     def _check_sample(self, sample: SampleConfig, y: Tensor | None, text: Tensor | None) -> None:
         """Raise UsageError for what this model cannot do, or what would do nothing."""
-        sample.check(self.chain.T)
         scale = sample.guidance_scale
         if sample.negative and not self.captions:
             raise UsageError(f"--negative {sample.negative!r}: this model reads no captions")

@@ -57,6 +57,7 @@ class Backend:
                 "--data scenes, a file of texts or hf:NAME, without a source column",
             )
         self.chain = noise_chain(config.diffusion.schedule, config.diffusion.T)
+        self.most_steps = self.chain.T
 
     @cached_property
     def _words(self) -> Tensor:
@@ -134,7 +135,6 @@ class Backend:
         what the rows are steered by; `sample` is a SampleConfig.
         Raises UsageError for what this model cannot do.
         """
-        sample.check(self.chain.T)
         if ids is None and isinstance(sample, SampleConfig) and sample.length:
             ids, known = self._of_length(sample.length, len(rng))
         network.eval()
@@ -185,7 +185,6 @@ class Backend:
 
         With fewer steps than the chain's T it is the bound of that shorter chain.
         """
-        sample.check(self.chain.T)
         network.eval()
         emb, bias = network.get_parameter("embedding.weight"), network.get_parameter("bias")
         ids = torch.tensor([example.ids for example in examples], device=emb.device)

@@ -38,6 +38,7 @@ class Backend(OfPairs):
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         super().__init__(config.data, tokenizer)
         self.config, self.mask = config, tokenizer.special("mask")
+        self.most_steps = config.data.length  # each fixes a token at least
 
     def network(self) -> nn.Module:
         return MaskPredictTransformer(

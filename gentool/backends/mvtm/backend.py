@@ -52,6 +52,7 @@ class Backend(Conditioned):
         self.image = tokenizer.image
         self.shape = self.image.shape
         self.K, self.L = self.image.size, self.image.length
+        self.most_steps = self.L  # each fixes a token at least
         _check(config, self.shape, self.L)
         encoder = config.model.text.encoder
         self.captions = None
@@ -73,7 +74,8 @@ class Backend(Conditioned):
     def sources(self) -> tuple[Data, Source]:
         train, held_out = super().sources()
         if cache := self.config.tokenizer.cache:
-            return TokenCache(Path(cache), self.image, train.fingerprint), held_out
+            data = self.config.data
+            return TokenCache(Path(cache), self.image, data, train.fingerprint), held_out
         return train, held_out
 
     def prepare(
@@ -136,12 +138,6 @@ class Backend(Conditioned):
         do.
         """
         self.check_guidance(sample.guidance_scale, y, text)
-        if sample.steps > self.L:
-            raise UsageError(
-                f"--steps {sample.steps}: this model's pictures have {self.L} tokens, "
-                "and each step fixes one at least",
-                f"--steps 1 to {self.L}",
-            )
         network.eval()
         device = next(network.parameters()).device
         # Tokens are drawn in fp64, which an MPS device has not.

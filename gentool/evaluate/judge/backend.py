@@ -76,7 +76,7 @@ class Backend:
         ids = torch.tensor([row + [self.pad] * (self.length - len(row)) for row in rows])
         parts = [self._nll(network, part.to(device)) for part in ids.split(BATCH)]
         return (
-            torch.cat([nll.double().cpu() for nll, _ in parts]),
+            torch.cat([nll.cpu().double() for nll, _ in parts]),
             torch.cat([n.cpu() for _, n in parts]),
         )
 
