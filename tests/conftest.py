@@ -358,6 +358,14 @@ def train(cli, recipe, tmp_path) -> Cli:
     return call
 
 
+def fails(result: Result, code: int, *words: str) -> None:
+    """Assert that a command failed with `code`, in a line or two that say `words`."""
+    assert result.code == code, result.err
+    assert result.out == "" and "Traceback" not in result.err and "bug" not in result.err
+    assert 1 <= len(result.err.splitlines()) <= 2, result.err
+    assert all(word in result.err for word in words), result.err
+
+
 @pytest.fixture
 def window(monkeypatch) -> None:
     """Windows of four records."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import typer
 from gentool.cli.main import app, run
 from gentool.registry import options_module
 from gentool.resources import read_recipe, shipped
-from gentool.settings import build
+from gentool.settings import build, flatten, to_tree
 
 SURFACE = Path(__file__).with_name("cli_surface.txt")
 HEAVY = (
@@ -181,8 +182,14 @@ def test_every_recipe_is_valid(name, cli, text_run, tmp_path):
             "train", backend, "--recipe", name, "--dry-run", "--out", tmp_path / "run", *given
         )
         assert dry.code == 0, dry.err
+    default = flatten(to_tree(options_module(backend).Config()))
+    idle = [key for key, value in flatten(tree).items() if default.get(key) == value]
+    assert not idle, "a recipe says what differs from the defaults"
     text = shipped("recipes")[name].read_text()
-    assert text.startswith("# ") and "gentool train" in text
+    header = text[: text.index("\nbackend =")]
+    assert header.startswith("# ") and "\n#   " in header and "gentool train" in header
+    told = re.search(r"minute|hour|With --|Not (run|trained)|[Aa]fter \d", header)
+    assert told, "how long it took, or that it was not run"
 
 
 def test_an_option_goes_over_the_environment_over_the_recipe(cli, recipe, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import CLASSES, Cli
+from conftest import CLASSES, Cli, fails
 from PIL import Image
 from torch import Tensor, nn
 
@@ -184,13 +184,6 @@ def test_a_recipe_cannot_guide_a_model_that_it_does_not_teach(classes: int, drop
 @pytest.fixture
 def sample(cli: Cli, class_run):
     return lambda *arguments: cli("sample", "ddpm", "-c", class_run, *arguments)
-
-
-def fails(result: Any, code: int, *words: str) -> None:
-    assert result.code == code, result.err
-    assert result.out == "" and "Traceback" not in result.err and "bug" not in result.err
-    assert 1 <= len(result.err.splitlines()) <= 2, result.err
-    assert all(word in result.err for word in words), result.err
 
 
 def test_a_row_of_the_grid_for_each_class(sample, tmp_path):

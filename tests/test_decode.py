@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import fails
 from PIL import Image
 
 SIDE = 8
@@ -33,13 +34,6 @@ def picture(tmp_path):
 
 def pixels_of(path):
     return np.asarray(Image.open(path))
-
-
-def fails(result, code, *words):
-    assert result.code == code, result.err
-    assert result.out == "" and "Traceback" not in result.err and "bug" not in result.err
-    assert 1 <= len(result.err.splitlines()) <= 2, result.err
-    assert all(word in result.err for word in words), result.err
 
 
 # --- lines

@@ -19,15 +19,18 @@ from gentool.backends.diffusion_lm.algorithm import (
     nearest,
     rounding_logits,
     rounding_nll,
+    sigma_0,
     training_loss,
 )
 from gentool.backends.diffusion_lm.backend import Backend
 from gentool.backends.diffusion_lm.network import DiffusionTransformer
 from gentool.data.config import TextData
+from gentool.checkpoint.load import load_checkpoint
 from gentool.diffusion.gaussian import SPACINGS, Gaussian
 from gentool.diffusion.samplers import ancestral, ddim, dpm_solver_pp
 from gentool.diffusion.schedules import sqrt_betas
 from gentool.errors import UsageError
+from gentool.resources import shipped
 from gentool.rng import BatchRng, generator, torch_seed
 from gentool.tokenizers import train as train_tokenizer
 
@@ -376,3 +379,13 @@ def test_the_defaults_are_the_papers():
         2000, "ancestral", 1.0,
     )  # fmt: skip
     assert (config.data.length, config.tokenizer.min_count) == (64, 11)
+
+
+def test_a_noisy_embedding_is_still_nearest_to_its_own_word():
+    """Of the shipped checkpoint: x_0, with the noise of the chain's first step, is read off."""
+    loaded = load_checkpoint(shipped("checkpoints")["diffusion-lm-scenes"], "diffusion-lm")
+    emb = loaded.network.get_parameter("embedding.weight").detach()
+    ids = torch.arange(len(emb)).repeat(50)
+    noise = torch.randn(len(ids), emb.shape[1], generator=torch.Generator().manual_seed(0))
+    x_0 = emb[ids] + sigma_0(loaded.backend.chain) * noise
+    assert (nearest(x_0, emb) == ids).double().mean() > 0.99

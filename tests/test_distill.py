@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from conftest import log_of, weights_of
+from conftest import fails, log_of, weights_of
 from encoders import text_encoder
 from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditionalGeneration
 
@@ -59,13 +59,6 @@ def window(monkeypatch):
 
 def lines_of(path):
     return path.read_text(encoding="utf-8").split("\n")[:-1]
-
-
-def fails(result, code, *words):
-    assert result.code == code, result.err
-    assert result.out == "" and "Traceback" not in result.err and "bug" not in result.err
-    assert all(word in result.err for word in words), result.err
-    assert 1 <= len(result.err.splitlines()) <= 2
 
 
 # --- the teacher

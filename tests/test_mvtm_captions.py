@@ -11,7 +11,10 @@ from conftest import trained
 from pictures import VQ, draw, picture
 
 from gentool.backends.mvtm import SampleConfig
+from gentool.backends.mvtm.algorithm import lowest, training_loss
 from gentool.checkpoint.load import load_checkpoint
+from gentool.data.images import first_pictures
+from gentool.resources import shipped
 from gentool.rng import BatchRng
 
 
@@ -167,3 +170,19 @@ def test_eval_scores_captions_and_untrained_weights_score_nothing(cli, told):
     result = cli("eval", "mvtm", "-c", told, "--metric", "reconstruction", "--num", 8, "--json")
     figures = {r["metric"]: r["value"] for r in result.records}
     assert figures["scene_read_back"] == 0 and 0 < figures["codebook_usage"] <= 1
+
+
+def test_the_more_is_hidden_the_less_is_known():
+    """Of the shipped checkpoint: the loss of a token rises with the share that is masked."""
+    loaded = load_checkpoint(shipped("checkpoints")["mvtm-scenes"], "mvtm")
+    backend = loaded.backend
+    held_out = first_pictures(backend.sources()[1], 64, loaded.config.data)
+    rng = BatchRng.for_samples(0, range(64))
+    with torch.no_grad():
+        ids = backend.image.encode(torch.stack([picture.image for picture in held_out]))
+        scores, losses = rng.uniform(backend.L), []
+        for share in (0.2, 0.5, 0.9):
+            hidden = lowest(scores, torch.full((64,), round(share * backend.L)))
+            loss = training_loss(loaded.network, ids, hidden, backend.mask_id)
+            losses.append(loss.mean().item())
+    assert losses[0] < losses[1] < losses[2]

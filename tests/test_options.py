@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
-from test_wrong_input import fails
+from conftest import fails
 
 
 @pytest.mark.parametrize(

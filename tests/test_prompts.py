@@ -12,7 +12,8 @@ from conftest import weights_of
 from encoders import text_encoder
 from PIL import Image
 from safetensors.torch import load_file
-from test_conditions import TINY, fails
+from conftest import fails
+from test_conditions import TINY
 from torch import Tensor, nn
 
 from gentool.backends.ddpm import Config, SampleConfig

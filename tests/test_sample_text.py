@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from conftest import fails
 
 from gentool import sampling
 from gentool.backends.diffusion_lm.backend import Backend
@@ -52,13 +53,6 @@ def calls(monkeypatch):
 
     monkeypatch.setattr(Backend, "draw", counting)
     return found
-
-
-def fails(result, code, *words):
-    assert result.code == code, result.err
-    assert result.out == "" and "Traceback" not in result.err and "bug" not in result.err
-    assert all(word in result.err for word in words), result.err
-    assert 1 <= len(result.err.splitlines()) <= 2
 
 
 # --- sample

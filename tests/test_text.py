@@ -16,7 +16,7 @@ from gentool.data.text import Text, open_texts
 from gentool.errors import BadDataError, GentoolError, NotFoundError, UsageError
 from gentool.settings import build
 
-DATA = Path("/work/shared/data")
+DATA = Path(__file__).parents[2] / "shared/data"
 
 
 def texts(*specs, **config) -> list[Text]:

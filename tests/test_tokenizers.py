@@ -24,7 +24,7 @@ from gentool.tokenizers import KINDS, SPECIALS, load, pretrained, train, words
 from gentool.tokenizers.config import TokenizerConfig, make
 from gentool.tokenizers.folder import ABOUT, FILES
 
-DATA = Path("/work/shared/data")
+DATA = Path(__file__).parents[2] / "shared/data"
 SIZES = {"words": None, "unigram": 200, "bpe": 200, "char": None}
 LITERALS = [f"<{name}>" for name in SPECIALS] + [
     "<s>",

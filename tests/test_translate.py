@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from conftest import log_of, states_of, weights_of
+from conftest import fails, log_of, states_of, weights_of
 
 from gentool import translation
 from gentool.backends.mask_predict import algorithm
@@ -37,13 +37,6 @@ def decode(cli, pairs_run, tmp_path):
         return cli("decode", "mask-predict", path, "-c", pairs_run, "-q", *arguments)
 
     return call
-
-
-def fails(result, code, *words):
-    assert result.code == code, result.err
-    assert result.out == "" and "Traceback" not in result.err and "bug" not in result.err
-    assert all(word in result.err for word in words), result.err
-    assert 1 <= len(result.err.splitlines()) <= 2
 
 
 # --- train

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import fails
 from PIL import Image
 
 
@@ -45,13 +46,6 @@ def truncated(photos):
     path = photos / "dogs/3.png"
     path.write_bytes(path.read_bytes()[:200])
     return photos
-
-
-def fails(result, code, *words):
-    assert result.code == code, result.err
-    assert result.out == "" and "Traceback" not in result.err and "bug" not in result.err
-    assert 1 <= len(result.err.splitlines()) <= 2, result.err
-    assert all(word in result.err for word in words), result.err
 
 
 @pytest.fixture
