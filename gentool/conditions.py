@@ -1,5 +1,6 @@
 """What a picture is to be of: the class and caption handling of every backend that draws."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ class Conditioned(ABC):
     captions: Captions | None
     drop_condition: float  # share of training examples that lose class and caption
     drop_setting: str  # that says so
+    most_steps: float = math.inf  # that drawing takes
 
     @property
     def null_class(self) -> int:

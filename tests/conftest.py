@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 # Before torch is imported, and for the processes that tests start: the tensors are tiny, and
 # threads that wait for one another crawl on a machine that has other work.
 os.environ["OMP_NUM_THREADS"] = "1"
+# A job in the background of a script ignores Ctrl-C, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # No test asks the Hub: what a name means there is not ours to say.
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -65,7 +65,7 @@ def test_results_go_to_standard_output_while_there_is_a_bar_on_the_terminal():
 
 def test_a_command_that_ends_early_leaves_no_bar():
     _, said = on_a_terminal(
-        "from gentool.cli.main import console, run; from gentool.cli import listing;"
-        "console.progress(1, 3, {}); run(['list', 'nonesuch'])"
+        "from gentool.cli.main import app, console, run;"
+        "app.command('late')(lambda: console.progress(1, 3, {})); run(['late'])"
     )
     assert said.rindex(b"\x1b[?25h") > said.rindex(b"\x1b[?25l"), "the cursor is hidden"

@@ -6,8 +6,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from PIL import Image
 from conftest import fails
+from PIL import Image
 
 
 @pytest.mark.parametrize(

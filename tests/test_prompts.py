@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import weights_of
+from conftest import fails, weights_of
 from encoders import text_encoder
 from PIL import Image
 from safetensors.torch import load_file
-from conftest import fails
 from test_conditions import TINY
 from torch import Tensor, nn
 

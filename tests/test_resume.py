@@ -213,10 +213,13 @@ def test_settings_in_a_run_that_are_unknown_here_are_a_bad_checkpoint(train, tmp
 
 
 def test_the_environment_says_nothing_of_a_run_that_goes_on(train, tmp_path, monkeypatch):
+    monkeypatch.setenv("GENTOOL_SEED", "5")
     assert train("--stop-at", 13).code == 0
-    monkeypatch.setenv("GENTOOL_SEED", "3")
-    assert train("--resume", "latest", "--stop-at", 14).code == 0  # with --recipe
-    assert json.loads((tmp_path / "run/config.json").read_text())["config"]["train"]["seed"] == 0
+    for seed in ("5", "3"):
+        monkeypatch.setenv("GENTOOL_SEED", seed)
+        assert train("--resume", "latest", "--stop-at", 14).code == 0  # with --recipe
+    assert json.loads((tmp_path / "run/config.json").read_text())["config"]["train"]["seed"] == 5
+    assert train("--resume", "latest", "--seed", 3).code == 2
 
 
 def test_a_state_is_whole_or_gone(train, tmp_path, monkeypatch):

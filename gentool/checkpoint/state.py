@@ -39,8 +39,7 @@ def write_state(run: Path, state: State) -> Path:
     folder.mkdir(exist_ok=True)
     place = _place(run, state.step)
     beside = folder / f".{place.name}.tmp"
-    for leftover in folder.glob(".step-*.tmp"):  # of a process that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
+    sweep(run)
     try:
         beside.mkdir()
         for stem, tensors in state.tensors.items():
@@ -58,6 +57,12 @@ def write_state(run: Path, state: State) -> Path:
         shutil.rmtree(beside, ignore_errors=True)
     sync(folder)
     return place
+
+
+def sweep(run: Path) -> None:
+    """Delete what a process that was killed left of states that it was writing or deleting."""
+    for leftover in (run / "state").glob(".step-*.tmp"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def read_state(place: Path) -> State:

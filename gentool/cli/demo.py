@@ -6,7 +6,6 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
@@ -68,12 +67,12 @@ def _train(tour: "Tour", name: str, folder: Path, steps: int) -> None:
     from gentool.training.run import Log
 
     run = folder / name
-    tokens = [f"tokenizer.image={folder / 'vq'}"] * (name == "mvtm")
+    tokens = [f"tokenizer.image={folder / 'vq'}"] if name == "mvtm" else []
     settings = [word for value in (*SHORT, *tokens) for word in ("--set", value)]
     length = ("--steps", str(steps), "--max-time", MOMENT)
-    done = _try(tour, "train", name, *length, *settings, "--out", str(run), "--overwrite")
+    done = _type(tour, "train", name, *length, *settings, "--out", str(run), "--overwrite")
     losses = [(r["step"], r["loss"]) for r in Log(run).records() if "loss" in r]
-    if done and losses:  # a busy machine may not get to a step in time, or to codes for mvtm
+    if done and losses:  # a busy machine may not get to a step in time, or to the codes for mvtm
         tour.trainings.append(Training(name, tour.commands[-1][1], losses))
         console.info(f"loss {losses[0][1]:.3g} at first, {losses[-1][1]:.3g} at last\n")
 
@@ -102,7 +101,7 @@ def _stage(tour: "Tour", folder: Path, verb: str, backend: str, *arguments: str)
     from gentool.trace import Trace
 
     kept = folder / f"{backend}.jsonl"
-    if not _try(tour, verb, backend, *arguments, "--trace", str(kept)):
+    if not _type(tour, verb, backend, *arguments, "--trace", str(kept)):
         return False
     if kept.is_file():
         trace = records.read(kept)
@@ -117,7 +116,7 @@ def _judge(tour: "Tour", images: Path, texts: Path) -> "Verdicts | None":
 
     files = ("--images", f"{images}/", "--captions", str(texts))
     printed = io.StringIO()  # figures come first, then whether a caption is of no scene
-    _try(tour, "eval", "scenes", *files, "--json", printed=printed)
+    _type(tour, "eval", "scenes", *files, "--json", printed=printed)
     told = [json.loads(line) for line in printed.getvalue().splitlines()]
     each = [record for record in told if record["metric"].startswith("scene_right[")]
     names = ("scene_accuracy", "scene_validity")
@@ -126,25 +125,21 @@ def _judge(tour: "Tour", images: Path, texts: Path) -> "Verdicts | None":
     return Verdicts(figures, right, shows) if told else None
 
 
-def _try(tour: "Tour", *arguments: str, printed: TextIO | None = None) -> bool:
+def _type(tour: "Tour", *arguments: str, printed: TextIO | None = None) -> bool:
     """Run a command as if it were typed; what it prints goes to `printed`. False where it failed,
     as where no checkpoint is shipped."""
-    try:
-        _type(tour, arguments, printed or io.StringIO())
-        return True
-    except (NotFoundError, BadCheckpointError, BadDataError, UsageError) as error:
-        console.warn(f"{error}\n")
-        return False
-
-
-def _type(tour: "Tour", arguments: Sequence[str], printed: TextIO) -> None:
     from gentool.cli.main import app
 
     console.arguments, command = arguments, shlex.join(["gentool", *arguments])
     console.info(f"$ {command}")
-    began = time.monotonic()
-    with redirect_stdout(printed):
-        words = [*arguments, *["--quiet"] * console.quiet]
-        if app(words, prog_name="gentool", standalone_mode=False) == 130:
-            raise KeyboardInterrupt  # of which Typer makes that
-    tour.commands.append((command, time.monotonic() - began))
+    quiet, began = ["--quiet"] if console.quiet else [], time.monotonic()
+    try:
+        with redirect_stdout(printed or io.StringIO()):
+            if app([*arguments, *quiet], prog_name="gentool", standalone_mode=False) == 130:
+                raise KeyboardInterrupt  # of which Typer makes that
+        return True
+    except (NotFoundError, BadCheckpointError, BadDataError, UsageError) as error:
+        console.warn(f"left out: {error}\n")
+        return False
+    finally:
+        tour.commands.append((command, time.monotonic() - began))

@@ -95,6 +95,8 @@ def cache(
     """  # fmt: skip
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UsageError(f"{out} already exists", "choose another --out")
+    if out.resolve() == Path.cwd():  # it is put in place by a rename
+        raise UsageError(f"--out {out} is the folder you are in", "--out DIR, a new one")
     from gentool.checkpoint.tokenizer import find_tokenizer
     from gentool.data.config import ImageData
     from gentool.device import pick_device

@@ -109,6 +109,7 @@ def build(
         raise UsageError("scenes are endless: say how many", "--num 50000")
     n = min(size for size in (n, source.size) if size is not None)
     kind = np.dtype("<u2" if tokenizer.size <= 1 << 16 else "<i4")
+    folder = folder.resolve()  # a link to a folder stays one
     beside = folder.with_name(f".{folder.name}.new")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
@@ -125,8 +126,9 @@ def build(
                 found = [f for i in numbers if (f := _views(source, i, config, views, report))]
                 if found:
                     x = torch.stack([picture.image for each in found for picture in each])
-                    ids = tokenizer.encode(x.to(device)).cpu().numpy()
-                    tokens.write(ids.astype(kind).tobytes())
+                    for part in x.split(BATCH):
+                        ids = tokenizer.encode(part.to(device)).cpu().numpy()
+                        tokens.write(ids.astype(kind).tobytes())
                 for example, *_ in found:
                     record = {"key": example.key, "label": example.label}
                     record["caption"] = example.caption

@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from gentool.checkpoint.card import write_card
 from gentool.checkpoint.config import RunConfig
-from gentool.checkpoint.state import State, best, mean_weights, prune, write_state
+from gentool.checkpoint.state import State, best, mean_weights, prune, sweep, write_state
 from gentool.checkpoint.weights import sampling_tensors, write_weights
 from gentool.data.buckets import Buckets
 from gentool.data.loader import Loaded, Loader
@@ -138,6 +138,7 @@ class Trainer:
     def catch_up(self, run: Path, run_config: RunConfig) -> None:
         """After `restore`: do what a crash right after that state was written left undone."""
         if self.accelerator.is_main_process:
+            sweep(run)
             log = Log(run)
             log.cut_back(self.step)
             self._write_weights(run, run_config)

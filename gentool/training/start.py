@@ -228,7 +228,9 @@ def _continued(plan: Plan, run: Path, saved: RunConfig) -> Any:
     except UsageError as error:  # none of this command: of what is written there
         raise BadCheckpointError(f"{run}/config.json: {error}", error.hint) from None
     if plan.recipe_given:
-        config = _complete(plan, build(config_class, _over(plan.tree, plan.given)))
+        # What the environment set when it began is the run's own.
+        own = {"train": {name: saved.config["train"][name] for name in ("seed", "precision")}}
+        config = _complete(plan, build(config_class, _over(merge(plan.tree, own), plan.given)))
     else:
         config = build(config_class, merge(saved.config, plan.given))
     check_same(run, saved, to_tree(config), free_keys(config_class))
