@@ -19,7 +19,7 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # No test asks the Hub: what a name means there is not ours to say.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from gentool.data.scenes import SPLITS, Layout, Scene, SceneTexts, draw_scene  # noqa: E402
+from gentool.data.scenes import SceneTexts  # noqa: E402
 
 RECIPE = """\
 backend = "ddpm"
@@ -392,17 +392,3 @@ def log_of(run: Path) -> list[dict]:
 
 def weights_of(run: Path) -> bytes:
     return (run / "model.safetensors").read_bytes()
-
-
-Drawn = tuple[Scene, Layout]
-
-
-def draws(n: int, seed: int = 0) -> list[Drawn]:
-    """Scenes of the three splits in turn."""
-    rng = np.random.default_rng(seed)
-    return [draw_scene(rng, SPLITS[i % 3]) for i in range(n)]
-
-
-def two_things(n: int, seed: int = 0) -> list[Drawn]:
-    """Scenes of two things."""
-    return [drawn for drawn in draws(4 * n, seed) if len(drawn[0].things) == 2][:n]

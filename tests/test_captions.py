@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import draws, two_things
+from drawn import draws, two_things
 
 from gentool.checkpoint.load import load_checkpoint
 from gentool.data.config import ImageData, PairData

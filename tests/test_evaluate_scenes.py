@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import draws, two_things
+from drawn import draws, two_things
 
 from gentool.data.scenes import Scenes, parse_caption
 from gentool.evaluate.attributes import attribute_figures

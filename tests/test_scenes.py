@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import draws, two_things
+from drawn import draws, two_things
 
 from gentool.data.scenes import (
     COLORS,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import draws
+from drawn import draws
 
 from gentool.data.scenes import caption
 from gentool.errors import (

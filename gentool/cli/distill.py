@@ -12,11 +12,11 @@ from gentool.cli.console import console, several
 from gentool.cli.figures import report
 from gentool.cli.options import count, flag, value
 from gentool.cli.translate import BatchTokens
-from gentool.cli.values import environment, parse_time
+from gentool.cli.values import assigned, environment, parse_time
 from gentool.errors import Interrupted, Terminated, UsageError
 from gentool.registry import default_recipe
 from gentool.resources import read_recipe, shipped
-from gentool.settings import Tree, build, merge, parse_assignment
+from gentool.settings import Tree, build, merge
 
 AGAIN = "the same command goes on"
 
@@ -80,9 +80,7 @@ def distill(
         raise UsageError("distill runs in one process", "start it without a launcher")
     if teacher and recipe:
         raise UsageError("--teacher names a teacher, so there is none to train", "drop --recipe")
-    given: Tree = {"data": {"spec": data}} if data else {}
-    for text in assign or []:
-        given = merge(given, parse_assignment(text))
+    given = merge({"data": {"spec": data}} if data else {}, assigned(assign))
     if teacher and (others := [key for key in given if key != "data"]):
         raise UsageError(f"--set {others[0]}.…: the teacher is given", "only data.KEY can be set")
     from gentool.extras import extra

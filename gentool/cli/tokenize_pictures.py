@@ -8,10 +8,10 @@ from gentool.cli import options
 from gentool.cli.console import console
 from gentool.cli.options import count, value
 from gentool.cli.pictures import write
-from gentool.cli.values import data_tree, environment
+from gentool.cli.values import assigned, data_tree, environment
 from gentool.errors import BadDataError, UsageError
 from gentool.resources import read_recipe
-from gentool.settings import merge, parse_assignment
+from gentool.settings import merge
 from gentool.streams import place
 
 
@@ -48,9 +48,7 @@ def train(data: list[str], out: Path, size: int | None, assign: list[str]) -> No
     """`gentool tokenizer train --kind vq`: the run that `gentool train vq` makes."""
     from gentool.training import start
 
-    given: dict[str, Any] = {"data": {"spec": data}}
-    for text in assign:
-        given = merge(given, parse_assignment(text))
+    given = merge({"data": {"spec": data}}, assigned(assign))
     if size:
         given = merge(given, {"model": {"codes": size}})
     name, tree = read_recipe("vq-scenes")
@@ -88,8 +86,9 @@ def cache(
     """Make the tokens of pictures once, for `gentool train mvtm` to train on.
 
     \b
-    gentool tokenizer cache -t runs/vq --data photos/ --set flip=true --views 4 -o tokens
-    gentool train mvtm --data photos/ --set tokenizer.image=runs/vq --set tokenizer.cache=tokens
+    gentool tokenizer cache -t runs/vq-cifar10 --data train.parquet -o tokens
+    gentool train mvtm --recipe mvtm-cifar10 --data train.parquet \\
+        --set tokenizer.image=runs/vq-cifar10 --set tokenizer.cache=tokens
 
     What training holds out for validation is not in it.
     """  # fmt: skip

@@ -9,11 +9,11 @@ from gentool.cli.commands import add_command
 from gentool.cli.console import console
 from gentool.cli.help import group
 from gentool.cli.options import flag, value
-from gentool.cli.values import environment, parse_time
+from gentool.cli.values import assigned, environment, parse_time
 from gentool.errors import UsageError
 from gentool.registry import BACKENDS, HELPERS, default_recipe
 from gentool.resources import read_recipe, shipped
-from gentool.settings import Tree, merge, parse_assignment
+from gentool.settings import Tree, merge
 
 app = group("Train a model from a recipe.")
 
@@ -117,9 +117,7 @@ def _given(
     precision: str | None,
 ) -> Tree:
     """What the command line sets, as a tree over the recipe."""
-    given: Tree = {}
-    for text in assign or []:
-        given = merge(given, parse_assignment(text))
+    given = assigned(assign)
     options = {"steps": steps, "seed": seed, "precision": precision}
     chosen = {key: value for key, value in options.items() if value is not None}
     given = merge(given, {"train": chosen} if chosen else {})

@@ -21,12 +21,17 @@ def environment() -> Tree:
     return {"train": chosen}
 
 
+def assigned(assign: list[str] | None) -> Tree:
+    """What `--set` says, each time that it was given. Raises UsageError."""
+    tree: Tree = {}
+    for text in assign or []:
+        tree = merge(tree, parse_assignment(text))
+    return tree
+
+
 def data_tree(spec: str | list[str], assign: list[str] | None) -> Tree:
     """A [data] section: what the data are, and `--set`, with or without the section's name."""
-    tree: Tree = {"spec": spec}
-    for text in assign or []:
-        tree = merge(tree, parse_assignment(text.removeprefix("data.")))
-    return tree
+    return {"spec": spec} | assigned([text.removeprefix("data.") for text in assign or []])
 
 
 def parse_time(text: str) -> float:
