@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ def recover(out: Path) -> None:
     out = out.resolve()
     old = out.with_name(f".{out.name}.old")
     if old.is_dir() and not out.exists():
-        os.replace(old, out)
+        with suppress(FileNotFoundError):  # another process of the same run was first
+            os.replace(old, out)
 
 
 def find_state(out: Path, resume: str, report: Callable[[str], None]) -> tuple[Path, State] | None:
