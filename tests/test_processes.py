@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import log_of, states_of, weights_of
 from safetensors.torch import load_file
-from test_vq import VQ_RECIPE
+from test_vq_runs import VQ_RECIPE
 
 # torchrun, but with processes forked after the imports, which take most of the time. They run the
 # commands of a JSON list one after the other, after `patch`, and note their exit codes.
