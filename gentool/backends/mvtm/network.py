@@ -68,11 +68,13 @@ class MaskedTransformer(nn.Module):
             attends = torch.cat([text.mask[:, :S], seen], dim=1)[:, None, None]  # [B, 1, 1, S + L]
             h = torch.cat([before, h], dim=1)
         h = self.dropout(self.norm(h))
-        for layer in self.layers:
+        # Only the masked positions are asked for: from the last layer's attention on, h is [M, d].
+        masked = F.pad(is_masked, (h.shape[1] - is_masked.shape[1], 0)).flatten().nonzero()[:, 0]
+        *layers, last = self.layers
+        for layer in layers:
             h = layer(h, attends)
-        h = self.last(h)[:, -is_masked.shape[1] :]
-        # The widest product of all, so at the masked positions alone.
-        return F.linear(self.head(h[is_masked]), self.embedding.weight, self.bias)
+        h = self.last(last(h, attends, masked))
+        return F.linear(self.head(h), self.embedding.weight, self.bias)
 
 
 class Layer(nn.Module):
@@ -89,18 +91,21 @@ class Layer(nn.Module):
         self.norm_2 = nn.LayerNorm(d, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, h: Tensor, attends: Tensor | None) -> Tensor:  # [B, L, d]
+    def forward(self, h: Tensor, attends: Tensor | None, at: Tensor | None = None) -> Tensor:
+        """h [B, L, d] in and out; with `at` [M], positions in B·L, theirs alone: [M, d]."""
+        a = self._attend(self.norm_1(h) if self.pre_norm else h, attends)
+        if at is not None:
+            h, a = (x.flatten(0, 1).index_select(0, at) for x in (h, a))
+        h = h + self.dropout(self.out(a))
         if self.pre_norm:
-            h = h + self._attention(self.norm_1(h), attends)
             return h + self._feed_forward(self.norm_2(h))
-        h = self.norm_1(h + self._attention(h, attends))
+        h = self.norm_1(h)
         return self.norm_2(h + self._feed_forward(h))
 
-    def _attention(self, h: Tensor, attends: Tensor | None) -> Tensor:
+    def _attend(self, h: Tensor, attends: Tensor | None) -> Tensor:
         q, k, v = self.qkv(h).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         p = self.dropout.p if self.training else 0.0
-        h = attend(q, k, v, attends, p)  # [B, heads, L, d/heads]
-        return self.dropout(self.out(h.transpose(1, 2).flatten(2)))
+        return attend(q, k, v, attends, p).transpose(1, 2).flatten(2)  # [B, L, d]
 
     def _feed_forward(self, h: Tensor) -> Tensor:
         return self.dropout(self.down(F.gelu(self.up(h), approximate="tanh")))

@@ -15,7 +15,8 @@ def distances(z: Tensor, e: Tensor) -> Tensor:
     """|z - e_k|^2 of every z to every code, [..., K]."""
     with torch.autocast(z.device.type, enabled=False):
         z, e = z.float(), e.float()
-        return z.square().sum(-1, keepdim=True) - 2 * z @ e.T + e.square().sum(-1)
+        d = torch.addmm(e.square().sum(-1), z.flatten(0, -2), e.T, alpha=-2)  # |e|^2 - 2 z·e
+        return d.unflatten(0, z.shape[:-1]).add_(z.square().sum(-1, keepdim=True))
 
 
 def straight_through(z: Tensor, e_id: Tensor) -> Tensor:
