@@ -239,3 +239,22 @@ def test_a_state_is_whole_or_gone(train, tmp_path, monkeypatch):
     assert [path for path in (run / "state").iterdir() if path.name.startswith(".step-00000020")]
     assert train("--resume", "latest", "--stop-at", 24).code == 0
     assert not [path for path in (run / "state").iterdir() if path.name.startswith(".")]
+
+
+def test_a_state_is_a_checkpoint_of_the_average_then(tiny_run, copy, train, cli, tmp_path):
+    def drawn(checkpoint):
+        file = tmp_path / "x.npy"
+        options = ("-n", 1, "--steps", 3, "--out", file)
+        assert cli("sample", "ddpm", "-c", checkpoint, *options).code == 0
+        return file.read_bytes()
+
+    early, last = tiny_run / "state/step-00000030", tiny_run / "state/step-00000040"
+    assert drawn(last) == drawn(tiny_run) != drawn(early)
+    facts = json.loads(cli("inspect", early, "--json").out)
+    assert facts["step"] == 30 and facts["config"]["model"]
+    result = train("--init", early, "--stop-at", 1, out=tmp_path / "new")
+    assert result.code == 0 and "the weights of tiny, step 30" in result.err
+
+    flip_byte(copy / "state/step-00000030/ema.safetensors")
+    result = cli("sample", "ddpm", "-c", copy / "state/step-00000030", "--out", tmp_path / "y.png")
+    assert result.code == 4 and "SHA-256" in result.err and not (tmp_path / "y.png").exists()

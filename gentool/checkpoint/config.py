@@ -1,6 +1,7 @@
 """config.json: everything about a run but its weights. Imports no torch."""
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -35,21 +36,32 @@ class RunConfig:
         write_file(folder / "config.json", text.encode())
 
 
+def names_state(path: Path) -> bool:
+    """Whether `path` is where a state would stand: RUN/state/step-00001000."""
+    return path.parent.name == "state" and bool(re.fullmatch(r"step-\d+", path.name))
+
+
+def run_of(folder: Path) -> Path:
+    """The run that `folder` is a state of; any other folder is itself."""
+    return folder.parent.parent if names_state(folder) else folder
+
+
 def is_checkpoint(folder: Path) -> bool:
     """Whether `folder` is a checkpoint of gentool; one of the Hub has no such header."""
-    path = folder / "config.json"
+    path = run_of(folder) / "config.json"
     return path.is_file() and '"gentool_version"' in path.read_text("utf-8", errors="replace")
 
 
 def read_config(folder: Path) -> RunConfig:
-    """Read `folder/config.json`. Raises NotFoundError or BadCheckpointError."""
+    """Read `folder/config.json`, of a state that of its run. Raises NotFoundError or
+    BadCheckpointError."""
     if folder.is_file():
         raise BadCheckpointError(
             f"{folder} is a file, not a checkpoint folder",
             "pickled weights (.pt, .bin, .ckpt) are never loaded; a checkpoint is a folder with "
             "config.json and model.safetensors",
         )
-    path = folder / "config.json"
+    path = run_of(folder) / "config.json"
     if not path.is_file():
         raise NotFoundError(
             f"no checkpoint in {folder}", "`gentool list checkpoints` shows those there are"

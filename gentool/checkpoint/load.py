@@ -7,7 +7,8 @@ from typing import Any
 from torch import nn
 
 from gentool.checkpoint.config import RunConfig, read_config
-from gentool.checkpoint.weights import load_sampling_tensors, read_weights
+from gentool.checkpoint.state import read_sampling
+from gentool.checkpoint.weights import load_sampling_tensors
 from gentool.errors import BadCheckpointError, NotFoundError, UsageError, nearest
 from gentool.protocol import Backend
 from gentool.registry import BACKENDS, backend_class, options_module
@@ -32,7 +33,8 @@ class Loaded:
 
 
 def find_checkpoint(name: str | None, backend: str, option: str = "--checkpoint") -> Path:
-    """The folder that `--checkpoint name` means: a shipped checkpoint's name, or a path.
+    """The folder that `--checkpoint name` means: a shipped checkpoint's name, or the path of one or
+    of a run's state.
 
     Without a name: the shipped `BACKEND-scenes`. option: by which it is named. Raises
     NotFoundError.
@@ -67,7 +69,7 @@ def load_checkpoint(folder: Path | str, backend: str) -> Loaded:
     folder = Path(folder)
     run_config = read_config(folder)
     check_backend(folder, run_config, backend)
-    tensors, step, tokenizer = read_weights(folder, run_config.config)
+    tensors, step, tokenizer = read_sampling(folder, run_config.config)
     try:
         config = build(options_module(backend).Config, run_config.config)
         said = "tokenizer" in run_config.config and has_tokens(config)

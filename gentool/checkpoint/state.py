@@ -7,7 +7,6 @@ before it. Tensors are safetensors, the rest JSON; nothing loads what the manife
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,14 @@ import torch
 from torch import Tensor
 
 from gentool.checkpoint.atomic import sync
-from gentool.checkpoint.weights import load_tensors, save_tensors
+from gentool.checkpoint.config import names_state, run_of
+from gentool.checkpoint.weights import (
+    Weights,
+    load_tensors,
+    read_weights,
+    sampled_from,
+    save_tensors,
+)
 from gentool.errors import BadCheckpointError
 from gentool.settings import Tree
 
@@ -93,11 +99,6 @@ def _place(run: Path, step: int) -> Path:
     return run / "state" / f"step-{step:08d}"
 
 
-def names_state(path: Path) -> bool:
-    """Whether `path` is where a state would stand: RUN/state/step-00001000."""
-    return path.parent.name == "state" and bool(re.fullmatch(r"step-\d+", path.name))
-
-
 def step_of(place: Path) -> int:
     """The step in a state folder's name."""
     return int(place.name.removeprefix("step-"))
@@ -132,18 +133,27 @@ def _remove(place: Path) -> None:
     shutil.rmtree(hidden)
 
 
+def read_sampling(folder: Path, config: Tree) -> Weights:
+    """What `read_weights` reads, of a state too: its average over training. Raises as that."""
+    weights = read_weights(run_of(folder), config)
+    if not names_state(folder):
+        return weights
+    tensors = sampled_from(_tensors(folder, "ema"))
+    return weights._replace(tensors=tensors, step=step_of(folder))
+
+
 def mean_weights(run: Path, steps: Collection[int]) -> dict[str, Tensor]:
     """The mean of the raw weights of some states. Raises BadCheckpointError."""
-    found = [_raw_weights(_place(run, step)) for step in sorted(steps)]
+    found = [_tensors(_place(run, step), "model") for step in sorted(steps)]
     return {
         name: torch.stack([tensors[name].double() for tensors in found]).mean(dim=0).to(first.dtype)
         for name, first in found[0].items()
     }
 
 
-def _raw_weights(place: Path) -> dict[str, Tensor]:
-    """Of a state, without the rest of it. Raises BadCheckpointError."""
-    path = place / "model.safetensors"
+def _tensors(place: Path, stem: str) -> dict[str, Tensor]:
+    """One file of a state, without the rest of it. Raises BadCheckpointError."""
+    path = place / f"{stem}.safetensors"
     try:
         digests = json.loads((place / "manifest.json").read_text())["sha256"]
         if _digest(path) != digests[path.name]:
@@ -151,7 +161,7 @@ def _raw_weights(place: Path) -> dict[str, Tensor]:
         return load_tensors(path)[0]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadCheckpointError(
-            f"{place}, one of the states to be averaged, is damaged: {error}", "delete that folder"
+            f"{place} is not a whole state: {error}", "delete that folder"
         ) from None
 
 

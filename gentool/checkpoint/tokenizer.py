@@ -6,7 +6,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from gentool.checkpoint.config import read_config
+from gentool.checkpoint.config import read_config, run_of
 from gentool.errors import BadCheckpointError, NotFoundError
 from gentool.resources import shipped
 from gentool.tokenizers import load
@@ -45,7 +45,7 @@ def read_tokenizer(checkpoint: Path, written: str) -> Any:
 def find_tokenizer(name: str) -> Any:
     """The tokenizer in the folder `name`, or that of the checkpoint `name`, which may be a shipped
     one. Raises NotFoundError or BadCheckpointError."""
-    folder = shipped("checkpoints").get(name, Path(name))
+    folder = run_of(shipped("checkpoints").get(name, Path(name)))
     path = folder / "model.safetensors"
     if not path.is_file():
         return load(folder)

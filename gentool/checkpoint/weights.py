@@ -29,7 +29,11 @@ in model.safetensors."""
 
 def sampling_tensors(network: nn.Module) -> dict[str, Tensor]:
     """The tensors of `network` that sampling uses."""
-    state = network.state_dict()
+    return sampled_from(network.state_dict())
+
+
+def sampled_from(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of all tensors of a network, those that sampling uses."""
     return {name: t for name, t in state.items() if not name.startswith(TRAINING_ONLY)}
 
 

@@ -70,11 +70,13 @@ def _print(facts: dict[str, Any], number: int, as_json: bool) -> None:
 def _facts(folder: Path) -> dict[str, Any]:
     """What there is to know of a checkpoint."""
     from gentool.checkpoint.config import read_config
-    from gentool.checkpoint.state import read_state, states
-    from gentool.checkpoint.weights import read_weights
+    from gentool.checkpoint.state import read_sampling, read_state, states
+    from gentool.training.run import Log
 
     run_config = read_config(folder)
-    tensors, step, tokenizer = read_weights(folder, run_config.config)
+    tensors, step, tokenizer = read_sampling(folder, run_config.config)
+    kept = [read_state(place).step for place in states(folder)]
+    losses = Log(folder).validated()
     return {
         "folder": str(folder),
         "backend": run_config.backend,
@@ -85,7 +87,8 @@ def _facts(folder: Path) -> dict[str, Any]:
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
         "verified": "weights match their SHA-256 and config.json",
         **({"tokenizer": tokenizer_facts(tokenizer)} if tokenizer else {}),
-        "states": [read_state(place).step for place in states(folder)],
+        "states": kept,
+        "validation loss": {str(step): losses[step] for step in kept if step in losses},
         "data": run_config.data,
         "metrics": run_config.metrics,
         "config": run_config.config,

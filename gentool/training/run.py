@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from gentool.checkpoint.atomic import check_place, sync, write_file
-from gentool.checkpoint.config import RunConfig
-from gentool.checkpoint.state import State, names_state, read_state, states, step_of
+from gentool.checkpoint.config import RunConfig, run_of
+from gentool.checkpoint.state import State, read_state, states, step_of
 from gentool.errors import BadCheckpointError, NotFoundError, UsageError
 from gentool.settings import Tree, flatten
 
@@ -79,7 +79,7 @@ def find_state(out: Path, resume: str, report: Callable[[str], None]) -> tuple[P
     run = out
     if resume not in ("auto", "latest"):
         path = Path(resume)
-        run = path.parent.parent if names_state(path) else path
+        run = run_of(path)
         if not path.is_dir():
             there = ", ".join(p.name for p in states(run)) or "none"
             raise NotFoundError(f"no run or state at {path}", f"states of {run}: {there}")
@@ -88,7 +88,7 @@ def find_state(out: Path, resume: str, report: Callable[[str], None]) -> tuple[P
             if newer:
                 raise UsageError(
                     f"{run} has states newer than {path.name}: {', '.join(newer)}",
-                    "delete those first, or start a new run from its weights with --init",
+                    f"delete those first, or start a new run from its weights: --init {path}",
                 )
             return run, read_state(path)
     found = states(run)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from gentool.checkpoint.config import RunConfig, read_config
+from gentool.checkpoint.config import RunConfig, read_config, run_of
 from gentool.checkpoint.load import (
     check_backend,
     check_frozen_encoder,
@@ -373,6 +373,6 @@ def _initialise(trainer: Trainer, model: Any, plan: Plan, reporter: Reporter) ->
             f"--init {plan.init}: its network has another shape than this run's",
             f"its data section is {loaded.run_config.config['data']}",
         ) from None
-    whose = f"the weights of {loaded.folder.name}, step {loaded.step}"
+    whose = f"the weights of {run_of(loaded.folder).name}, step {loaded.step}"
     reporter.info(f"beginning with {whose}")
     return whose
