@@ -80,6 +80,19 @@ class Conditioned(ABC):
         if bare or scale != 1.0 or none:
             self.no_condition()
 
+    def as_in(self, examples: Sequence[Described], n: int) -> dict[str, Tensor]:
+        """What `draw` is given for n pictures of the classes y [n] and captions text, rows [n, L],
+        of `examples`, over and over; nothing of what this model is not told or they do not have."""
+        examples = [examples[i % len(examples)] for i in range(n)]
+        given: dict[str, Tensor] = {}
+        labels = [example.label for example in examples if example.label is not None]
+        if self.classes and len(labels) == n:
+            given["y"] = torch.tensor(labels)
+        captions = [example.caption for example in examples]
+        if self.captions and any(captions):
+            given["text"] = self.captions.rows(captions)
+        return given
+
     def sources(self) -> tuple[Data, Source]:
         """What is trained on, and what is held out. Raises UsageError if it has other classes."""
         train, self._held_out = train_and_validation(self.config.data)

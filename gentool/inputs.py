@@ -1,8 +1,10 @@
 """What users give to image models: captions, classes, noise, pictures with holes."""
 
+import sys
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -11,9 +13,26 @@ from torch import Tensor
 from gentool.data.decode import MAX_BYTES, decode
 from gentool.errors import BadDataError, UsageError, missing_file, nearest
 from gentool.nn.text import Captions
+from gentool.streams import place, stream_any_lines, waits
 
 Shape = tuple[int, int, int]  # C, H, W
 SHOWN = 80  # letters of a caption that a message repeats
+
+
+def input_lines(where: str) -> list[str | BadDataError]:
+    """What to draw, a line each. Raises BadDataError if there are none, else as `stream_lines`."""
+    if lines := list(stream_any_lines(where)):
+        return lines
+    raise BadDataError(f"{place(where)} has no lines, so there is nothing to draw")
+
+
+def edit_lines(num: int | None, pictures: Sequence[Path | None]) -> list[str | BadDataError]:
+    """Of edits for which no INPUT is named: the lines that wait on standard input, unless `num`
+    says how many to draw or that is one of the pictures; else as many empty ones."""
+    lines: list[str | BadDataError] = []
+    if not num and Path("-") not in pictures and waits():
+        lines = list(stream_any_lines("-"))
+    return lines or [""] * (num or 1)
 
 
 def class_index(name: str, labels: Sequence[str]) -> int:
@@ -60,10 +79,8 @@ def unread(captions: Captions, text: str) -> str:
 
 def read_array(path: Path) -> np.ndarray:
     """What an .npy file holds, without pickle. Raises NotFoundError or BadDataError."""
-    if not path.is_file():
-        raise missing_file(path)
     try:
-        with path.open("rb") as stream:
+        with _open(path) as stream:
             return np.lib.format.read_array(stream, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise BadDataError(f"{path} is not a .npy array: {error}") from None
@@ -90,7 +107,8 @@ def read_image(path: Path, shape: Shape, ground: str = "white") -> Tensor:
     Raises NotFoundError, BadDataError, and UsageError for another size.
     """
     C, H, W = shape
-    pixels = decode(_read(path), str(path), ground)
+    with _open(path) as file:
+        pixels = decode(file.read(MAX_BYTES + 1), place(str(path)), ground)
     if pixels.shape[:2] != (H, W):
         height, width = pixels.shape[:2]
         raise UsageError(
@@ -101,6 +119,14 @@ def read_image(path: Path, shape: Shape, ground: str = "white") -> Tensor:
             raise UsageError(f"{path} is in colour, this model draws grey", "make it grey first")
         pixels = pixels.repeat(C, axis=2)
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def read_edit(image: Path, box: str | None, mask: Path | None, shape: Shape) -> dict[str, Tensor]:
+    """A picture x_0 and its hole: a box, or where a mask is white, or all of it. Raises as the
+    parts do."""
+    everywhere = f"0,0,{shape[2]},{shape[1]}"
+    hole = mask_hole(mask, shape) if mask else box_hole(box or everywhere, shape)
+    return {"x_0": read_image(image, shape), "hole": hole}
 
 
 def box_hole(text: str, shape: Shape) -> Tensor:
@@ -126,8 +152,10 @@ def mask_hole(path: Path, shape: Shape) -> Tensor:
     return hole
 
 
-def _read(path: Path) -> bytes:
+def _open(path: Path) -> IO[bytes]:
+    """The file, or standard input (`-`). Raises NotFoundError."""
+    if str(path) == "-":
+        return BytesIO(sys.stdin.buffer.read())
     if not path.is_file():
         raise missing_file(path)
-    with path.open("rb") as file:
-        return file.read(MAX_BYTES + 1)
+    return path.open("rb")

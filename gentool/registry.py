@@ -84,6 +84,11 @@ def draws(name: str) -> bool:
     return backend_options(name).DRAWS
 
 
+def about(name: str) -> str:
+    """What a backend or helper is, in a line: that of its module."""
+    return (options_module(name).__doc__ or "").splitlines()[0].partition(": ")[2]
+
+
 def default_recipe(name: str) -> str:
     """The recipe that `gentool train` takes where none is named."""
     return str(getattr(options_module(name), "RECIPE", f"{name}-scenes"))

@@ -52,12 +52,12 @@ def arriving_lines(where: str) -> Iterator[str | BadDataError | None]:
 
 
 def waits() -> bool:
-    """Whether something in a pipe on standard input is there to be read."""
+    """Whether standard input is a file, or a pipe in which something is: never to be waited for."""
     try:
-        piped = stat.S_ISFIFO(os.fstat(sys.stdin.fileno()).st_mode)
+        mode = os.fstat(sys.stdin.fileno()).st_mode
     except (OSError, ValueError):  # no descriptor
         return False
-    return piped and _ready(sys.stdin.buffer)
+    return stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and _ready(sys.stdin.buffer))
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes | None]:

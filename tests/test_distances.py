@@ -227,3 +227,34 @@ def test_a_vision_model_of_transformers_in_a_folder(tmp_path):
     assert load_extractor(str(tmp_path / "vit"), CPU).identity != extractor.identity
     with pytest.raises(BadCheckpointError, match="no vision model of transformers"):
         load_extractor(str(tmp_path), CPU)
+
+
+def test_samples_are_drawn_for_the_classes_of_what_they_are_compared_with(
+    cli, class_run, features, pictures, monkeypatch
+):
+    """So that a guidance scale has something to guide to, and models that need a class can be
+    measured."""
+    drawn = []
+    draw = Backend.draw
+
+    def told(self, network, rng, sample, on_step=None, *, y=None, **more):
+        drawn.append((sample.guidance_scale, y))
+        return draw(self, network, rng, sample, on_step, y=y, **more)
+
+    monkeypatch.setattr(Backend, "draw", told)
+    command = ("eval", "ddpm", "-c", class_run, "-n", 60, "--data", pictures, "--json", "-q",
+               "--metric", "kid", "--features", features, "--steps", 2)  # fmt: skip
+    result = cli(*command, "--guidance-scale", 2)
+    assert result.code == 0, result.err
+    assert result.records[0]["settings"]["condition"] == "of the data"
+    [(scale, y)] = drawn
+    assert scale == 2 and len(y) == 60 and min(y.bincount(minlength=3)) > 5
+    assert figures(cli(*command)) != figures(result)
+
+
+def test_guidance_is_for_the_captioned_samples_alone(cli):
+    few = ("eval", "mvtm", "-n", 2, "--steps", 1, "--metric", "scenes", "--json", "-q")
+    result = cli(*few, "--guidance-scale", 3)
+    assert result.code == 0, result.err
+    scales = {r["metric"]: r["settings"]["guidance_scale"] for r in result.records}
+    assert scales["scene_validity"] == 1 and scales["scene_validity[test-en]"] == 3

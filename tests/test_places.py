@@ -144,3 +144,19 @@ def test_pictures_that_cannot_be_opened_are_told_by_name(cli, tmp_path, monkeypa
     result = cli("data", "check", tmp_path)
     assert result.code == 4 and "bad: 2.png: permission denied" in result.out
     assert "records: 2" in result.out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "ddpm"),
+        ("tokenizer", "train", "--kind", "words", "--data", "scenes"),
+        ("tokenizer", "cache", "-t", "mvtm-scenes", "--data", "scenes", "-n", 8),
+        ("export", "diffusers", "ddpm-scenes"),
+    ],
+)
+def test_the_folder_one_is_in_is_not_replaced(cli, tmp_path, monkeypatch, command):
+    """By a rename: the shell would stand in one that is no more."""
+    monkeypatch.chdir(tmp_path)
+    result = cli(*command, "-q", "--out", ".")
+    assert (result.code, result.out) == (2, "") and "is the folder you are in" in result.err

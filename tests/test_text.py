@@ -300,6 +300,7 @@ def test_other_specs_that_are_no_texts(tmp_path):
     for spec, error, message in (
         (tmp_path, UsageError, "is a folder, texts are in files"),
         (tmp_path / "none.txt", NotFoundError, "no file"),
+        (tmp_path / "none.en", NotFoundError, "no file"),
         (f"hf:{tmp_path}/none", NotFoundError, "none"),
     ):
         with pytest.raises(error, match=message):

@@ -1,6 +1,7 @@
 """Every wrong input that the contract names: its exit code, and one or two lines that help."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 import torch
 from conftest import fails
 from PIL import Image
+
+from gentool.data.scenes import Scenes
 
 
 @pytest.fixture(autouse=True)
@@ -186,7 +189,7 @@ def test_data_show_draws_a_sheet_and_tells_the_captions(cli, photos, truncated, 
 
 
 def test_training_on_pictures_can_skip_a_bad_one(train, truncated, tmp_path):
-    skip = ("--set", "data.on_error=skip", "--set", "train.validate_every=0")
+    skip = ("--on-error", "skip", "--set", "train.validate_every=0")
     result = train("--data", truncated, *skip, "--steps", 10)
     assert result.code == 0 and "dogs/3.png" in result.err
     (photo := truncated / "cats/0.png").unlink()
@@ -255,16 +258,26 @@ def test_a_pipe_is_a_file(cli, tmp_path):
     assert result.code == 0 and len(result.out.splitlines()) == 1
 
 
-def test_an_edit_says_that_it_does_not_read_what_waits(cli, tmp_path, monkeypatch):
-    Image.new("RGB", (32, 32)).save(tmp_path / "in.png")
+def test_an_edit_takes_the_captions_that_wait(cli, tmp_path, monkeypatch):
+    """And waits for none: an open pipe in which nothing is may be anyone's."""
+    Image.fromarray(Scenes("test")[0].image).save(tmp_path / "in.png")
     read, write = os.pipe()
     os.write(write, b"a small red circle in the center\n")
     monkeypatch.setattr("sys.stdin", os.fdopen(read))
-    edit = ("decode", "mvtm", "--image", tmp_path / "in.png", "--box", "0,0,8,8", "--steps", 1)
-    result = cli(*edit, "--out", tmp_path / "x.npy")
+    edit = ("decode", "mvtm", "--image", tmp_path / "in.png", "--box", "8,8,16,16", "--steps", 8)
     os.close(write)
-    assert result.code == 0 and "standard input is not read" in result.err
-    assert "not read" not in cli(*edit, "-", "--out", tmp_path / "y.npy").err
+    told = cli(*edit, "--out", tmp_path / "told.npy", "--json")
+    assert json.loads(told.out)["caption"] == "a small red circle in the center"
+    (tmp_path / "captions.txt").write_text("a big blue square in the center\n" * 2)
+    with open(tmp_path / "captions.txt") as file:
+        monkeypatch.setattr("sys.stdin", file)
+        assert len(cli(*edit, "--out", tmp_path / "two.npy", "--json").out.splitlines()) == 2
+    read, write = os.pipe()
+    monkeypatch.setattr("sys.stdin", os.fdopen(read))
+    alone = cli(*edit, "--out", tmp_path / "free.npy", "--json")
+    os.close(write)
+    assert json.loads(alone.out)["caption"] == ""
+    assert not np.array_equal(np.load(tmp_path / "told.npy"), np.load(tmp_path / "free.npy"))
 
 
 @pytest.mark.parametrize(
@@ -317,3 +330,13 @@ def test_options_are_called_as_they_are_typed(cli):
     fails(cli("sample", "ddpm", "-q", "--guidance-scale", "inf"), 2, "--guidance-scale must be")
     fails(cli("sample", "ddpm", "-q", "--checkpoint", ""), 2, "--checkpoint is empty")
     fails(cli("sample", "ddpm", "-q", "--out", ""), 2, "--out")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize("command", ["list recipes", "decode mask-predict in.txt --length-beam 1"])
+def test_standard_output_on_a_full_disk_is_one_line(tmp_path, command):
+    (tmp_path / "in.txt").write_text("a small red circle\n")
+    line = f"{sys.executable} -m gentool {command} -q > /dev/full"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and "No space left" in done.stderr, done.stderr
+    assert 1 <= len(done.stderr.splitlines()) <= 2

@@ -22,6 +22,15 @@ def check_place(path: Path) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
+def check_new_folder(out: Path) -> None:
+    """Raise UsageError where no new folder can be put by a rename, and as `check_place`."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UsageError(f"{out} already exists", "choose another --out")
+    if out.resolve() == Path.cwd():
+        raise UsageError(f"--out {out} is the folder you are in", "--out DIR, a new one")
+    check_place(out)
+
+
 def write_file(path: Path, data: bytes | Callable[[Path], None]) -> None:
     """Put `data` (or what the callable writes) at `path` by one synced rename.
 

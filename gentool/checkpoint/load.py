@@ -9,7 +9,7 @@ from torch import nn
 from gentool.checkpoint.config import RunConfig, read_config
 from gentool.checkpoint.state import read_sampling
 from gentool.checkpoint.weights import load_sampling_tensors
-from gentool.errors import BadCheckpointError, NotFoundError, UsageError, nearest
+from gentool.errors import BadCheckpointError, MachineError, NotFoundError, UsageError, nearest
 from gentool.protocol import Backend
 from gentool.registry import BACKENDS, backend_class, options_module
 from gentool.resources import shipped
@@ -83,6 +83,10 @@ def load_checkpoint(folder: Path | str, backend: str) -> Loaded:
         with torch_seed("unused"):
             network = implementation.network()
         load_sampling_tensors(network, tensors)
+    except MachineError as error:  # of the Hub: what the checkpoint needs is not here
+        raise NotFoundError(
+            str(error), "the network, or the folder that it was trained with"
+        ) from None
     except (UsageError, RuntimeError, KeyError) as error:
         raise BadCheckpointError(
             f"{folder}: its weights do not fit its config.json: {error}"

@@ -5,6 +5,7 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,8 +14,9 @@ import typer
 
 from gentool.cli.console import console
 from gentool.cli.help import CONTEXT, Command, joined
-from gentool.cli.options import MOST
+from gentool.cli.options import MOST, starting_with
 from gentool.errors import UsageError
+from gentool.registry import about
 
 Quiet = Annotated[
     bool,
@@ -24,7 +26,7 @@ Quiet = Annotated[
         envvar="GENTOOL_QUIET",
         show_envvar=False,
         metavar=" ",
-        help="Results and errors only.",
+        help="Results, warnings and errors only.",
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", hidden=True, help="Tracebacks.")]
@@ -69,7 +71,8 @@ def add_command(
     run.__signature__ = signature  # type: ignore[attr-defined]
     run.__annotations__ = {n: p.annotation for n, p in signature.parameters.items()}
     text = inspect.getdoc(function) or ""
-    for key, value in fixed.items():
+    told = {"about": about(fixed["backend"])} if "{about}" in text else {}
+    for key, value in (fixed | told).items():
         text = text.replace("{" + key + "}", str(value))
     register = app.command(name, cls=Command, help=text, context_settings=CONTEXT)
     register(run)
@@ -113,18 +116,12 @@ def _options(section: type, panel: str) -> list[inspect.Parameter]:
             "--" + field.name.replace("_", "-"),
             help=field.metadata["help"][0].upper() + field.metadata["help"][1:] + ".",
             metavar=joined(choices) or metavars[hints[field.name]],
-            autocompletion=_completion(choices),
+            autocompletion=starting_with(partial(list, choices)) if choices else None,
             rich_help_panel=panel,
             show_default=False,
         )
         options.append(_keyword(field.name, Annotated[hints[field.name] | None, option], None))
     return options
-
-
-def _completion(choices: tuple[str, ...]) -> Callable[[str], list[str]] | None:
-    if not choices:
-        return None
-    return lambda incomplete: [c for c in choices if c.startswith(incomplete)]
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:

@@ -5,14 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
+from gentool.checkpoint.atomic import check_new_folder
 from gentool.cli import options
 from gentool.cli.commands import add_command
 from gentool.cli.console import console
 from gentool.cli.help import group
 from gentool.cli.options import value
-from gentool.errors import UsageError
 from gentool.registry import converter
-from gentool.resources import shipped
 
 importing = group("Make a checkpoint of another library's model.")
 exporting = group("Write a checkpoint as another library's model.")
@@ -36,7 +35,7 @@ def import_diffusers(
     Pickled weights (.bin) are refused. Where diffusers is installed, its network
     is compared with gentool's on a random batch.
     """
-    _check_new(out)
+    check_new_folder(out)
     from gentool.checkpoint.card import write_imported_card
     from gentool.checkpoint.config import RunConfig
     from gentool.checkpoint.weights import tensors_hash, write_weights
@@ -81,7 +80,7 @@ def export_diffusers(
         typer.Argument(
             metavar="CKPT",
             help="A run's folder, or the name of a shipped checkpoint.",
-            autocompletion=options.starting_with(lambda: list(shipped("checkpoints"))),
+            autocompletion=options.checkpoints,
         ),
     ],
     out: Out,
@@ -99,7 +98,7 @@ def export_diffusers(
     Where diffusers is installed, its network is compared with gentool's on a
     random batch.
     """
-    _check_new(out)
+    check_new_folder(out)
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.training.run import create
 
@@ -115,11 +114,6 @@ def export_diffusers(
     if left := diffusers.not_written(loaded.config):
         console.info(f"diffusers is told when it samples, not by the folder: {', '.join(left)}")
     _report(out, compared[0], as_json)
-
-
-def _check_new(out: Path) -> None:
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UsageError(f"{out} already exists", "choose another --out")
 
 
 def _report(out: Path, compared: tuple[float, float] | None, as_json: bool) -> None:

@@ -23,7 +23,7 @@ def decode_images(
         typer.Argument(
             metavar="INPUT|-",
             help="A caption on each line, or a class name for models of classes; an empty line is "
-            "any picture. (default: standard input; with --image: none)",
+            "any picture. (default: standard input; with --image: what waits there, if anything)",
             show_default=False,
         ),
     ] = None,
@@ -52,6 +52,7 @@ def decode_images(
     gentool decode {backend} captions.txt --guidance-scale 2 --out drawn/
     printf 'cat\\ndog\\n' | gentool decode {backend} -c runs/mine --out animals/
     gentool decode {backend} --image in.png --box 8,8,16,16 -n 4
+    echo 'a big red ring' | gentool decode {backend} --image in.png --box 8,8,16,16
     gentool decode {backend} --image in.png --mask hole.png --out out.png
 
     Picture I belongs to line I and makes the draws of sample I.
@@ -75,26 +76,21 @@ def decode_images(
     import torch
 
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
-    from gentool.inputs import box_hole, line_class, mask_hole, read_image, unread
+    from gentool.inputs import edit_lines, input_lines, line_class, read_edit, unread
     from gentool.outputs import check_target
     from gentool.render.traces import check_trace_target
     from gentool.sampling import class_names, draw_samples, sample_settings, words
-    from gentool.streams import place, stream_any_lines, waits
 
     check_target(out)
     if trace:
         check_trace_target(trace, out=out)
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
     chosen = sample_settings(loaded, settings, section)
-    shape = loaded.backend.shape
-    labels = class_names(loaded)
-    read: list[str | BadDataError] = [""] * (num or 1)
-    if image is None or inputs is not None:
-        read = list(stream_any_lines(inputs or "-"))
-    elif waits():
-        console.warn("standard input is not read; an edit takes its captions from INPUT, or -")
-    if not read:
-        raise BadDataError(f"{place(inputs or '-')} has no lines, so there is nothing to draw")
+    shape, labels = loaded.backend.shape, class_names(loaded)
+    edits = image is not None and inputs is None
+    read = edit_lines(num, (image, mask)) if edits else input_lines(inputs or "-")
+    if edits and not any(read):
+        loaded.backend.no_condition()  # of all, and no fault of a line
     lines = ["" if isinstance(line, BadDataError) else line for line in read]
 
     captions = loaded.backend.captions
@@ -119,10 +115,8 @@ def decode_images(
     if captions:
         given["text"] = captions.rows([lines[number] for number in good])
     if image:
-        everywhere = f"0,0,{shape[2]},{shape[1]}"
-        hole = mask_hole(mask, shape) if mask else box_hole(box or everywhere, shape)
-        given["x_0"] = read_image(image, shape).expand(len(good), *shape)
-        given["hole"] = hole.expand(len(good), *hole.shape)
+        edit = read_edit(image, box, mask, shape)
+        given |= {name: each.expand(len(good), *each.shape) for name, each in edit.items()}
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen, but=idle)}, "
                  f"seed {seed}")  # fmt: skip
 

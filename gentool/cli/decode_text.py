@@ -56,7 +56,8 @@ def decode_text(
     section = options_module(backend).DecodeConfig
     chosen = sample_settings(loaded, settings, section)
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
-    how: dict[str, Any] = {"batch_size": batch_size, "device": device, "precision": precision}
+    how: dict[str, Any] = {"batch_size": batch_size, "device": device, "precision": precision,
+                           "progress": console.denoising}  # fmt: skip
 
     def record(number: int, text: object) -> dict[str, Any]:
         told = {"line": number + 1, "seed": seed, "text": text if isinstance(text, str) else ""}

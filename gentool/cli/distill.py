@@ -15,7 +15,7 @@ from gentool.cli.translate import BatchTokens
 from gentool.cli.values import assigned, environment, parse_time
 from gentool.errors import Interrupted, Terminated, UsageError
 from gentool.registry import default_recipe
-from gentool.resources import read_recipe, shipped
+from gentool.resources import read_recipe
 from gentool.settings import Tree, build, merge
 
 AGAIN = "the same command goes on"
@@ -38,7 +38,7 @@ def distill(
         value(
             "NAME|FILE",
             "What teacher to train, where none is given. (default: teacher-scenes)",
-            autocompletion=options.starting_with(lambda: list(shipped("recipes"))),
+            autocompletion=options.recipes,
         ),
     ] = None,
     data: Annotated[
@@ -140,9 +140,6 @@ def _train(
     from gentool.training import start
 
     steps = build(Config, merge(tree, given)).train.steps
-    if not reached(run, steps):
-        plan = start.Plan(
-            "teacher", name, tree, given, environment(), named, run, "auto", again=AGAIN
-        )
-        start.train(plan, device, None, deadline, console)
+    plan = start.Plan("teacher", name, tree, given, environment(), named, run, "auto", again=AGAIN)
+    start.train(plan, device, None, deadline, console)  # of one that is done, what a crash left
     return reached(run, steps)

@@ -21,7 +21,7 @@ def inspect(
         typer.Argument(
             metavar="RUN|NAME|TRACE...",
             help="A run's folder, the name of a shipped checkpoint, or a trace, FILE.jsonl.",
-            autocompletion=options.starting_with(lambda: list(shipped("checkpoints"))),
+            autocompletion=options.checkpoints,
         ),
     ],
     plot: Annotated[

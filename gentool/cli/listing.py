@@ -8,7 +8,7 @@ import typer
 from gentool.cli import options
 from gentool.cli.console import console
 from gentool.errors import UsageError, nearest
-from gentool.registry import BACKENDS, HELPERS, draws, options_module
+from gentool.registry import BACKENDS, HELPERS, about, draws, options_module
 from gentool.resources import shipped
 
 
@@ -43,10 +43,7 @@ def list_things(
 
 
 def _about(names: Iterable[str]) -> dict[str, str]:
-    return {
-        name: (options_module(name).__doc__ or "").splitlines()[0].partition(": ")[2]
-        for name in names
-    }
+    return {name: about(name) for name in names}
 
 
 def _recipes() -> dict[str, str]:

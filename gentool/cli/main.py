@@ -115,8 +115,7 @@ def run(arguments: Sequence[str]) -> int:
         # Typer makes an exit of a broken pipe that a command ran into.
         if not isinstance(error.__context__ or error, BrokenPipeError):
             raise
-        # The reader has gone. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()  # the reader has gone
         return 141
     except (KeyboardInterrupt, typer.Abort):
         console.error("interrupted")
@@ -129,6 +128,16 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if console.debug:
             raise
-        return report(error)
+        code = report(error)
+        try:
+            sys.stdout.flush()
+        except OSError:  # a full disk, say, which the error may be about
+            _give_up_output()
+        return code
     finally:
         console.stop()  # a bar hides the cursor
+
+
+def _give_up_output() -> None:
+    """What could not be written is not tried again: Python flushes at exit, and would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

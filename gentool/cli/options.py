@@ -10,9 +10,20 @@ from gentool.resources import shipped
 MOST = 10**9  # of anything that is counted: more is a slip of the finger
 
 
+def starting_with(names: Callable[[], list[str]]) -> Callable[[str], list[str]]:
+    """A completion that offers the names beginning with what was typed."""
+    return lambda incomplete: [name for name in names() if name.startswith(incomplete)]
+
+
+checkpoints = starting_with(lambda: list(shipped("checkpoints")))
+recipes = starting_with(lambda: list(shipped("recipes")))
+
+
 def value(metavar: str, help: str, *names: str, **extra: Any) -> Any:
     """An option whose default its help tells in words (rich takes square brackets for markup)."""
     extra.setdefault("show_default", False)
+    if metavar in ("DIR|NAME", "CHECKPOINT"):
+        extra.setdefault("autocompletion", checkpoints)
     return typer.Option(*names, metavar=metavar, help=help, show_envvar=False, **extra)
 
 
@@ -26,11 +37,6 @@ def flag(name: str, help: str) -> Any:
     return typer.Option(name, metavar=" ", help=help, show_default=False)
 
 
-def starting_with(names: Callable[[], list[str]]) -> Callable[[str], list[str]]:
-    """A completion that offers the names beginning with what was typed."""
-    return lambda incomplete: [name for name in names() if name.startswith(incomplete)]
-
-
 Checkpoint = Annotated[
     str | None,
     value(
@@ -38,7 +44,6 @@ Checkpoint = Annotated[
         "Checkpoint folder, or the name of a shipped one. (default: BACKEND-scenes)",
         *("--checkpoint", "-c"),
         envvar="GENTOOL_CHECKPOINT",
-        autocompletion=starting_with(lambda: list(shipped("checkpoints"))),
     ),
 ]
 Assign = Annotated[

@@ -55,8 +55,8 @@ def sample_images(
     Sample I of a seed is the same in any batch, number or order.
     """
     check_streams(out, as_json)
-    if num and index is not None:
-        raise UsageError("--index draws one sample, so it goes without --num")
+    if num and index is not None and index >= num:
+        raise UsageError(f"--index {index} is not one of the samples 0 to {num - 1} of --num {num}")
     if prompts and classes:
         raise UsageError("--prompt and --class each say what to draw: give one of them")
     import torch

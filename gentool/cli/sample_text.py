@@ -49,8 +49,8 @@ def sample_text(
 
     Sample I of a seed is the same in any batch, number or order.
     """
-    if num and index is not None:
-        raise UsageError("--index draws one sample, so it goes without --num")
+    if num and index is not None and index >= num:
+        raise UsageError(f"--index {index} is not one of the samples 0 to {num - 1} of --num {num}")
     check_steering(settings, control, classifier)
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.control import open_controls, success

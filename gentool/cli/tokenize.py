@@ -11,7 +11,6 @@ from gentool.cli.console import console
 from gentool.cli.options import value
 from gentool.cli.pictures import Out
 from gentool.errors import BadDataError, UsageError
-from gentool.resources import shipped
 from gentool.streams import one_line, place, stream_lines
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ Which = Annotated[
         "DIR|CKPT",
         "A tokenizer's folder, a checkpoint's, or the name of a shipped checkpoint.",
         *("--tokenizer", "-t"),
-        autocompletion=options.starting_with(lambda: list(shipped("checkpoints"))),
+        autocompletion=options.checkpoints,
     ),
 ]
 Input = Annotated[

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
+from gentool.checkpoint.atomic import check_new_folder
 from gentool.cli import options
 from gentool.cli.console import console
 from gentool.cli.options import count, value
@@ -92,10 +93,7 @@ def cache(
 
     What training holds out for validation is not in it.
     """  # fmt: skip
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UsageError(f"{out} already exists", "choose another --out")
-    if out.resolve() == Path.cwd():  # it is put in place by a rename
-        raise UsageError(f"--out {out} is the folder you are in", "--out DIR, a new one")
+    check_new_folder(out)
     from gentool.checkpoint.tokenizer import find_tokenizer
     from gentool.data.config import ImageData
     from gentool.device import pick_device

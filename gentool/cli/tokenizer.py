@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gentool.checkpoint.atomic import check_place
+from gentool.checkpoint.atomic import check_new_folder
 from gentool.cli import options, tokenize, tokenize_pictures
 from gentool.cli.commands import add_command
 from gentool.cli.console import console
@@ -79,9 +79,7 @@ def train(
     """
     from gentool import tokenizers
 
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UsageError(f"{out} already exists", "choose another --out")
-    check_place(out)
+    check_new_folder(out)
     if kind == "vq":
         if num or byte_fallback or (min_count, coverage, language) != (1, 1.0, "en"):
             raise UsageError("--kind vq takes --data, --size and --set; the rest is for texts")

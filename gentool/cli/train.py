@@ -12,7 +12,7 @@ from gentool.cli.options import flag, value
 from gentool.cli.values import assigned, environment, parse_time
 from gentool.errors import UsageError
 from gentool.registry import BACKENDS, HELPERS, default_recipe
-from gentool.resources import read_recipe, shipped
+from gentool.resources import read_recipe
 from gentool.settings import Tree, merge
 
 app = group("Train a model from a recipe.")
@@ -25,7 +25,7 @@ def train(
         value(
             "NAME|FILE",
             "What to train. (default: BACKEND-scenes; features-cifar10)",
-            autocompletion=options.starting_with(lambda: list(shipped("recipes"))),
+            autocompletion=options.recipes,
         ),
     ] = None,
     data: Annotated[
@@ -63,6 +63,9 @@ def train(
             *("--seed", "-s"),
         ),
     ] = None,
+    on_error: Annotated[
+        str | None, value("stop|skip", "On a record that cannot be read. (default: stop)")
+    ] = None,
     device: options.Device = "auto",
     precision: Annotated[
         str | None,
@@ -72,7 +75,7 @@ def train(
         bool, flag("--dry-run", "Check everything, print the settings, train nothing.")
     ] = False,
 ) -> None:
-    """Train a {backend} model.
+    """Train {backend}: {about}
 
     \b
     gentool train {backend}
@@ -82,7 +85,7 @@ def train(
     Ctrl-C or SIGTERM saves and stops; --resume latest continues to the same bytes.
     """
     deadline = time.monotonic() + parse_time(max_time) if max_time else None
-    given = _given(data, assign, steps, seed, precision)
+    given = _given(data, on_error, assign, steps, seed, precision)
     if resume and (init or overwrite):
         raise UsageError("--resume goes with neither --init nor --overwrite")
     from gentool.training import start
@@ -103,7 +106,7 @@ def train(
         init=init,
     )
     if dry_run:
-        for line in start.describe(plan, device, console):
+        for line in start.describe(plan, device, stop_at, console):
             console.result(line)
         return
     start.train(plan, device, stop_at, deadline, console)
@@ -111,6 +114,7 @@ def train(
 
 def _given(
     data: list[str] | None,
+    on_error: str | None,
     assign: list[str] | None,
     steps: int | None,
     seed: int | None,
@@ -118,10 +122,14 @@ def _given(
 ) -> Tree:
     """What the command line sets, as a tree over the recipe."""
     given = assigned(assign)
-    options = {"steps": steps, "seed": seed, "precision": precision}
-    chosen = {key: value for key, value in options.items() if value is not None}
-    given = merge(given, {"train": chosen} if chosen else {})
-    return merge(given, {"data": {"spec": data}} if data else {})
+    options: dict[str, Tree] = {
+        "data": {"spec": data, "on_error": on_error},
+        "train": {"steps": steps, "seed": seed, "precision": precision},
+    }
+    for section, values in options.items():
+        chosen = {key: value for key, value in values.items() if value not in (None, [])}
+        given = merge(given, {section: chosen} if chosen else {})
+    return given
 
 
 for _backend in (*BACKENDS, *HELPERS):

@@ -13,7 +13,7 @@ from gentool.data.source import Source
 from gentool.data.text import Text
 from gentool.errors import BadDataError
 from gentool.rng import seed_of
-from gentool.tokenizers import Tokenizer
+from gentool.tokenizers import Tokenizer, source_side
 
 
 @dataclass
@@ -62,8 +62,9 @@ def scan_texts(
             report.attributes[name].update(values)
         if tokenizer:
             try:
-                for one in both:
-                    encode(text.key, one, tokenizer, config, begin=text.source is None)
+                if text.source is not None:
+                    encode(text.key, text.source, source_side(tokenizer), config, begin=False)
+                encode(text.key, text.text, tokenizer, config, begin=text.source is None)
             except TooLong:
                 report.too_long += 1
     report.duplicates = len(hashes) - len(set(hashes))

@@ -51,7 +51,10 @@ class ImageData:
         (), "of tar shards the records whose .json says so, e.g. similarity>=0.3, width>=64"
     )
     on_error: str = setting(
-        "stop", "what an unreadable image does; skipped ones are counted", choices=("stop", "skip")
+        "stop",
+        "what an unreadable image does; skipped ones are counted",
+        choices=("stop", "skip"),
+        fixed=False,
     )
     workers: int = setting(2, "threads that decode images", low=1, fixed=False)
 
@@ -101,7 +104,10 @@ class TextData:
         choices=("skip", "cut"),
     )
     on_error: str = setting(
-        "stop", "what an unreadable text does; skipped ones are counted", choices=("stop", "skip")
+        "stop",
+        "what an unreadable text does; skipped ones are counted",
+        choices=("stop", "skip"),
+        fixed=False,
     )
     workers: int = setting(1, "threads that read and tokenize", low=1, fixed=False)
 

@@ -87,6 +87,8 @@ def _open(spec: str, config: TextData) -> Source[Text]:
         raise UsageError(f"{spec} is a folder, texts are in files", f"--data {path / 'FILE.txt'}")
     named_by_language = path.is_file() and re.fullmatch(r"(\.(?![gx]z)[a-z]{2})?", path.suffix)
     if not is_text(spec) and not named_by_language:
+        if not path.exists():
+            raise NotFoundError(f"no file {spec}", SPECS)
         raise UsageError(f"{spec} is not a kind of text data", SPECS)
     from gentool.data.lines import Parallel, open_file
 

@@ -41,8 +41,10 @@ class TimedRequest(Request):
     seconds: float = 0.0
     made: int = 0  # samples
 
-    def drawn(self, draw: Callable[..., Iterator[Any]], **more: Any) -> Iterator[Any]:
-        batches = super().drawn(draw, **more)
+    def drawn(
+        self, draw: Callable[..., Iterator[Any]], given: Any = None, **other: Any
+    ) -> Iterator[Any]:
+        batches = super().drawn(draw, given, **other)
         while True:
             began = time.perf_counter()
             batch = next(batches, None)
@@ -143,7 +145,8 @@ def warm_up(request: Timed) -> None:
 
 
 def _draw(request: Timed) -> None:
-    """Samples that are not looked at; pictures of held-out captions, where the model reads any."""
+    """Samples that are not looked at; pictures of held-out classes or captions, where the model is
+    told any."""
     if isinstance(request, TimedPairs):
         request.decode(request.held_out_texts(request.held_out()[0]))
     elif request.kind == "text":
@@ -151,10 +154,9 @@ def _draw(request: Timed) -> None:
             pass
     else:
         given = {}
-        if captions := request.loaded.backend.captions:
-            n = request.num
-            lines = [found.caption for found in consecutive(request.held_out()[0], 0, n)]
-            given["text"] = captions.rows((n * lines)[:n])
+        if request.loaded.backend.captions or request.loaded.backend.classes:
+            examples = consecutive(request.held_out()[0], 0, request.num)
+            given = request.loaded.backend.as_in(examples, request.num)
         for _ in request.drawn(draw_samples, given=given):
             pass
 

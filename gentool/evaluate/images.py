@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from gentool.data.scenes import SPLITS, Scenes
 from gentool.data.scenes.language import LANGUAGES
+from gentool.data.source import Data
 from gentool.device import pick_device
 from gentool.errors import UsageError
 from gentool.evaluate.distances import (
@@ -49,9 +51,10 @@ def scenes(request: Request) -> list[Figure]:
 
 
 def _unprompted(request: Request) -> list[Figure]:
-    batches = request.drawn(draw_samples)
+    # Nothing is named that a guidance scale could guide to: it is for the captioned ones.
+    batches = request.drawn(draw_samples, guidance_scale=1.0)
     pixels = np.concatenate([to_uint8(images) for _, images in batches])
-    return request.of_samples(unconditional_figures(pixels))
+    return request.of_samples(unconditional_figures(pixels), guidance_scale=1.0)
 
 
 def _captioned(request: Request) -> list[Figure]:
@@ -76,7 +79,8 @@ def _captioned(request: Request) -> list[Figure]:
 
 
 def fid(request: Request) -> list[Figure]:
-    """The Frechet distance of samples from held-out pictures."""
+    """The Frechet distance of samples from held-out pictures, whose classes and captions they are
+    drawn for."""
     return _distances(request, "fid")
 
 
@@ -102,8 +106,9 @@ def _distances(request: Request, metric: str) -> list[Figure]:
     theirs = cached(key | facts, real)
     if metric == "fid":  # told before samples are drawn
         check_enough("fid", min(request.num, len(theirs)), theirs.shape[1] + 1)
+    given = _conditions(request, source)
     # As they are in a file: samples and data have 256 shades alike.
-    drawn = (_shades(images) for _, images in request.drawn(draw_samples))
+    drawn = (_shades(images) for _, images in request.drawn(draw_samples, given=given))
     ours = features_of(drawn, extractor, device)
     found = fid_of(theirs, ours) if metric == "fid" else kid_of(theirs, ours, request.seed)
     made = {
@@ -111,8 +116,22 @@ def _distances(request: Request, metric: str) -> list[Figure]:
         "data_n": len(theirs),
         **how(extractor, metric, len(ours)),
         **request.drawn_with(),
+        **({"condition": "of the data"} if given else {}),
     }
     return distance_figures(metric, extractor, found, (request.num, request.seed, split, made))
+
+
+def _conditions(request: Request, source: Data) -> dict[str, Tensor]:
+    """Of the held-out examples that samples are compared with: what these are drawn for."""
+    backend, config = request.loaded.backend, request.loaded.config.data
+    if not (backend.classes or backend.captions):
+        return {}
+    batches = held_out_examples(backend, source, config, request.num)
+    told = [replace(e.value, image=None) for examples in batches for e in examples]  # no pixels
+    if backend.classes and list(source.labels) != request.loaded.run_config.data["labels"]:
+        told = [replace(each, label=None) for each in told]
+    given: dict[str, Tensor] = backend.as_in(told, request.num)
+    return given
 
 
 def compare(

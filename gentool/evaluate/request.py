@@ -84,12 +84,16 @@ class Request:
             raise UsageError("metric 'twin' compares with an autoregressive model", "--twin DIR")
         return open_teacher(self.twin, self.device, self.precision)
 
-    def drawn(self, draw: Callable[..., Iterator[Any]], **more: Any) -> Iterator[Any]:
-        """The samples, as `draw` of gentool.sampling yields them; more: what it takes beside."""
+    def drawn(
+        self, draw: Callable[..., Iterator[Any]], given: Any = None, **other: Any
+    ) -> Iterator[Any]:
+        """The samples, as `draw` of gentool.sampling yields them for what is `given`; with other
+        settings than the request's."""
+        more = {} if given is None else {"given": given}
         return draw(
-            self.loaded, range(self.num), self.seed, self.settings, batch_size=self.batch_size,
-            device=self.device, precision=self.precision, progress=self.progress, **more,
-            shared=self.controls.shared if self.controls else {},
+            self.loaded, range(self.num), self.seed, replace(self.settings, **other),
+            batch_size=self.batch_size, device=self.device, precision=self.precision,
+            progress=self.progress, shared=self.controls.shared if self.controls else {}, **more,
         )  # fmt: skip
 
     def drawn_with(self) -> dict[str, Any]:
@@ -97,9 +101,9 @@ class Request:
         asked = {"control": list(self.controls.wanted)} if self.controls else {}
         return {"checkpoint_step": self.loaded.step, **asdict(self.settings), **asked}
 
-    def of_samples(self, values: Mapping[str, float | None]) -> list[Figure]:
-        """`values`, measured on the samples, as figures."""
-        made = self.drawn_with()
+    def of_samples(self, values: Mapping[str, float | None], **other: Any) -> list[Figure]:
+        """`values`, measured on the samples, as figures; other: as for `drawn`."""
+        made = self.drawn_with() | other
         return [Figure(k, v, self.num, self.seed, None, made) for k, v in values.items()]
 
     def held_out_texts(self, source: Data, least: int = 0) -> list[Text]:

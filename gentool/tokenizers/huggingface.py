@@ -158,7 +158,13 @@ def translated(error: BaseException, name: str, what: str) -> GentoolError:
         return UsageError(f"{name} needs code that comes with it, which is never run")
     if local:
         return BadCheckpointError(f"{name} is no {what} of transformers: {message}")
-    if classes & {"RepositoryNotFoundError", "RevisionNotFoundError", "HFValidationError"}:
+    first, *rest = Path(name).parts
+    in_folder = bool(rest) and Path(first).is_dir()  # a path, then, and no name on the Hub
+    if in_folder or classes & {
+        "RepositoryNotFoundError",
+        "RevisionNotFoundError",
+        "HFValidationError",
+    }:
         return NotFoundError(f"no {what} {name!r}, neither a folder nor on the Hub")
     if classes & {"GatedRepoError"}:
         return NotFoundError(f"{name} is for those who asked for access", "hf auth login")

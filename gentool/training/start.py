@@ -76,8 +76,7 @@ def train(
 ) -> Path:
     """Train as planned and return the run's folder. Raises as the parts do."""
     resolved = _resolve(plan, reporter)
-    if (stop_at or 0) > (steps := resolved.config.train.steps):
-        raise UsageError(f"--stop-at {stop_at}: the run ends at {steps}", "--steps N sets its end")
+    _check_stop(resolved, stop_at)
     staged = _needs_tokenizer(resolved, plan)
     if staged and not _first_stage(resolved, plan, device, deadline, reporter):
         return resolved.run
@@ -108,6 +107,11 @@ def train(
         trainer.loader.close()
         trainer.accelerator.free_memory()
     return run
+
+
+def _check_stop(resolved: _Resolved, stop_at: int | None) -> None:
+    if (stop_at or 0) > (steps := resolved.config.train.steps):
+        raise UsageError(f"--stop-at {stop_at}: the run ends at {steps}", "--steps N sets its end")
 
 
 def _needs_tokenizer(resolved: _Resolved, plan: Plan) -> bool:
@@ -155,9 +159,10 @@ def _fill(folder: Path, trainer: Trainer, run_config: RunConfig, run: Path, stag
     trainer.save(folder, run_config)
 
 
-def describe(plan: Plan, device: str, reporter: Reporter) -> list[str]:
+def describe(plan: Plan, device: str, stop_at: int | None, reporter: Reporter) -> list[str]:
     """What `train` would do, after checking all that can be checked without training."""
     resolved = _resolve(plan, reporter)
+    _check_stop(resolved, stop_at)
     trainer = _trainer(resolved, plan, device, reporter, dry=True)
     if resolved.state and resolved.run_config:
         _check_step(resolved.run_config, resolved.state, trainer)
@@ -169,6 +174,8 @@ def describe(plan: Plan, device: str, reporter: Reporter) -> list[str]:
     tokenizer = trainer.backend.tokenizer
     step = resolved.state.step if resolved.state else 0
     verb = f"resume at step {step}" if resolved.state else "new run"
+    if plan.resume and not resolved.state and stages.begun(resolved.run):
+        verb = "resume in stage one"
     facts = {
         "run": f"{resolved.run} ({verb})",
         "data": f"{extent(trainer.source)}, fingerprint {trainer.source.fingerprint}",
