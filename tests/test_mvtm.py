@@ -119,7 +119,7 @@ def test_one_step_is_one_draw_and_the_last_ids_come_back():
     assert len(table.asked) == 1 and torch.equal(ids, heard[-1][1]) and int(ids.max()) < K
     ids, heard = run(table, masked(1, 16), 5)
     assert torch.equal(ids, heard[-1][1])  # not what the next step would see, masks in it
-    assert table.done[1:] == [0, 0.2, 0.4, 0.6, 0.8]
+    assert table.done[1:] == [0, 0.25, 0.5, 0.75, 1]
 
 
 def test_the_surest_are_kept_without_noise_and_the_noise_is_as_strong_as_asked():
@@ -145,20 +145,45 @@ def test_the_surest_are_kept_without_noise_and_the_noise_is_as_strong_as_asked()
             assert scale == pytest.approx(c * (1 - (step + 1) / T), rel=0.05)
 
 
+def test_the_scales_of_the_gumbel_noise_are_those_of_the_reference():
+    class Fixed:
+        def uniform(self, *shape, dtype=torch.float32):
+            return torch.full((1, *shape), math.exp(-math.exp(-1)), dtype=dtype)  # Gumbel noise 1
+
+    heard = []
+    decode(
+        Table(torch.zeros(64, MASK + 1)), masked(1, 64), Fixed(), K=K, mask_id=MASK, steps=8,
+        choice_temperature=4.5, on_step=lambda *said: heard.append(said),
+    )  # fmt: skip
+    noise = [c[~c.isinf()] + math.log(K) for _, _, c, *_ in heard]
+    scales = [3.9375, 3.375, 2.8125, 2.25, 1.6875, 1.125, 0.5625, 0.0]
+    for scale, found in zip(scales, noise, strict=True):
+        assert (found - scale).abs().max() < 1e-6
+
+
+def test_confidence_is_of_the_network_whatever_a_token_is_drawn_from():
+    """Drawn from one token each, all would be as sure as can be, and the first places kept."""
+    logits = torch.zeros(32, MASK + 1)
+    logits[:, 0] = torch.arange(32.0) / 4  # the further right, the surer
+    _, heard = run(Table(logits), masked(1, 32), 4, choice_temperature=0.0, top_p=1e-6)
+    for *_, again, _ in heard:
+        n = int(again.sum())
+        assert again[0, :n].all() and not again[0, n:].any()
+
+
 def test_draws_follow_the_distribution():
     """A chi-square test, of a table with unlikely tokens, some of them a millionth."""
     p = torch.tensor([0.5, 0.3, 0.15, 0.049, 0.000999, 1e-6, 0.0])
     n = 400_000
     u = torch.rand(n, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    ids, log_p = categorical(p.log().expand(n, -1), u)
+    ids = categorical(p.log().expand(n, -1), u)
     counts = torch.bincount(ids, minlength=K).double()
     expected = (p.double() / p.double().sum()) * n
     chi = ((counts - expected)[:5] ** 2 / expected[:5]).sum().item()
     assert chi < 18.5 and counts[5] <= 5 and counts[6] == 0  # the 0.1 % quantile of 4 degrees
-    assert torch.allclose(log_p, p.log()[ids], atol=1e-5)
     wrong = ((counts[[1, 0, 2, 3, 4]] - expected[:5]) ** 2 / expected[:5]).sum().item()
     assert wrong > 1000  # the test sees a wrong distribution
-    ends, _ = categorical(p.log().expand(2, -1), torch.tensor([0.0, 1 - 2**-53]))
+    ends = categorical(p.log().expand(2, -1), torch.tensor([0.0, 1 - 2**-53]))
     assert ends.tolist() == [0, 5]
 
 

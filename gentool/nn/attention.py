@@ -27,7 +27,7 @@ def attend(
         scores = (
             scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
         )
-    weights = scores.softmax(dim=-1).to(v.dtype)  # autocast takes the softmax in fp32
+    weights = scores.softmax(dim=-1).to(v.dtype)  # a mask of fp32 has made it fp32
     return F.dropout(weights, dropout) @ v
 
 
@@ -38,15 +38,14 @@ def _written_out(q: Tensor, S: int) -> bool:
 
 
 class EncoderLayer(nn.TransformerEncoderLayer):
-    """torch's layer of an encoder, batch first, in training with attention by `attend`."""
+    """torch's layer of an encoder, batch first, with attention by `attend`: its own fast path for
+    drawing takes another GELU on a GPU than training does."""
 
     def __init__(self, width: int, heads: int, **options: Any) -> None:
         super().__init__(width, heads, 4 * width, activation="gelu", batch_first=True, **options)
 
     def forward(self, h: Tensor, is_padding: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """h [B, L, width], is_padding bool [B, L]."""
-        if not self.training:
-            return super().forward(h, src_key_padding_mask=is_padding)
         if self.norm_first:
             h = h + self._attention(self.norm1(h), is_padding)
             return h + self._feed_forward(self.norm2(h))
@@ -58,7 +57,7 @@ class EncoderLayer(nn.TransformerEncoderLayer):
         qkv = F.linear(h, of.in_proj_weight, of.in_proj_bias).unflatten(-1, (3, of.num_heads, -1))
         mask = None if is_padding is None else ~is_padding[:, None, None]
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, L, width / heads]
-        out = attend(q, k, v, mask, of.dropout)
+        out = attend(q, k, v, mask, of.dropout if self.training else 0.0)
         return self.dropout1(of.out_proj(out.transpose(1, 2).flatten(2)))
 
     def _feed_forward(self, h: Tensor) -> Tensor:

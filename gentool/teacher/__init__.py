@@ -13,8 +13,8 @@ from gentool.training.config import PairTrainConfig, TokensLossConfig
 
 @dataclass
 class Config:
-    """Everything a teacher recipe can set. The defaults are the base model of Vaswani et al.
-    (2017), with the training of mask-predict."""
+    """Everything a teacher recipe can set. The defaults are the base model of Vaswani et al. (2017)
+    but for its GELU, with a peak, warm-up and clipping as fairseq's recipes for it have them."""
 
     data: PairData = field(default_factory=PairData)
     tokenizer: PairTokenizerConfig = field(default_factory=PairTokenizerConfig)

@@ -84,7 +84,7 @@ def denoiser(model_fn: ModelFn, chain: Gaussian, prediction: str = "eps") -> Den
 
     def denoise(x_t: Tensor, i: int) -> Denoised:
         t = torch.full((len(x_t),), int(chain.timesteps[i]), device=x_t.device)
-        out, v = split(model_fn(x_t, t), x_t.shape[1])
+        out, v = split(model_fn(x_t, t).float(), x_t.shape[1])  # of bf16 samplers take differences
         return Denoised(to_x_0(out, x_t, i, chain, prediction).clamp(-1, 1), v)
 
     return denoise
@@ -114,8 +114,9 @@ def guided(
 
     y and null: the condition and the empty one, the tensors [B, ...] that `model_fn` takes after t.
     scale 1 is no guidance and 0 is without the condition; either takes one call of the network, any
-    other scale two in one batch. A learned variance is that under the condition. interval: the
-    steps t, ends included, that are guided (Kynkäänniemi et al. 2024); the others see y.
+    other scale two in one batch. A learned variance is the condition's, but at scale 0.
+    interval: the steps t, ends included, that are guided (Kynkäänniemi et al. 2024); the others
+    see y.
     """
     if scale == 1.0:
         return lambda x_t, t: model_fn(x_t, t, *y)
@@ -126,7 +127,7 @@ def guided(
             return model_fn(x_t, t, *y)
         if scale == 0.0:
             return model_fn(x_t, t, *null)
-        # In fp32: bf16 is too coarse for differences.
+        # In fp32: bf16 would round the difference once more.
         out = model_fn(torch.cat([x_t, x_t]), torch.cat([t, t]), *doubled).float()
         out_c, out_u = out.chunk(2)
         C = x_t.shape[1]

@@ -108,8 +108,9 @@ def denoiser(
 
     clamp: do so in this last share of the steps; 1 is always, as the authors do, 0 never.
     known [B, L] bool and ids [B, L]: positions whose token is given; the network sees their clean
-    embeddings at every noise level, as in the authors' code. noised: it sees them as in training,
-    q(x_t | Emb(w)), which is what a sampler makes of an x_0_hat that is always Emb(w).
+    embeddings at every noise level (in the authors' code but for the first call). noised: it sees
+    them as in training, q(x_t | Emb(w)), which is what a sampler makes of an x_0_hat that is always
+    Emb(w).
     """
     given = None if ids is None else F.embedding(ids, emb)
 
@@ -117,7 +118,7 @@ def denoiser(
         if known is not None and given is not None and not noised:
             x_t = torch.where(known[:, :, None], given, x_t)
         t = torch.full((len(x_t),), int(chain.timesteps[i]), device=x_t.device)
-        x_0_hat = model_fn(x_t, t)
+        x_0_hat = model_fn(x_t, t).float()  # of bf16 samplers take differences
         if i < clamp * chain.T:
             x_0_hat = F.embedding(nearest(x_0_hat, emb), emb)
         if known is not None and given is not None:

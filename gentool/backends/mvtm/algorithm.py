@@ -111,11 +111,11 @@ def decode(
 ) -> Tensor:
     """Iterative decoding (section 3.2): ids [B, L] with its masked tokens drawn, ids below K.
 
-    logits_fn is also told the share of the steps that are done, for guidance that grows. Each step
-    draws every masked token, and masks again the least confident. Confidence is the log-probability
-    of the token drawn, with Gumbel noise of scale choice_temperature that falls linearly to 0; it
-    is infinite where the token was known. At least one token is masked again until the last step,
-    at least one kept; what the last step drew is returned.
+    logits_fn is also told how far the steps are, from 0 to 1 at the last, for guidance that grows.
+    Each step draws every masked token, and masks again the least confident. Confidence is the
+    log-probability of the token drawn, with Gumbel noise of scale choice_temperature that falls
+    linearly to 0; it is infinite where the token was known. At least one token is masked again
+    until the last step, at least one kept; what the last step drew is returned.
 
     order, in place of confidence: `halton`, for square pictures, keeps tokens by a fixed rank;
     `undecided` keeps one token a step, of which the network is least sure (its likeliest value is
@@ -131,9 +131,12 @@ def decode(
     for step in range(steps):
         is_masked = ids == mask_id
         u_token, u_choice = (rng.uniform(L, dtype=torch.float64).to(ids.device) for _ in range(2))
-        logits = logits_fn(ids, is_masked, step / steps)[:, :K].float()  # [M, K]
+        done = step / max(1, steps - 1)
+        logits = logits_fn(ids, is_masked, done)[:, :K].float()  # [M, K]
         among = cutoff(nucleus(logits / temperature, top_p), entropy_cutoff)
-        drawn, log_p = categorical(among, u_token[is_masked])
+        drawn = categorical(among, u_token[is_masked])
+        # Of the network's distribution: of one cut down to a few tokens all would be sure.
+        log_p = logits.log_softmax(dim=-1).gather(1, drawn[:, None])[:, 0]
         full = ids.masked_scatter(is_masked, drawn)
         p = torch.ones_like(u_token).masked_scatter(is_masked, log_p.double().exp())
         ratio = (step + 1) / steps
@@ -167,16 +170,15 @@ def lowest(confidence: Tensor, n: Tensor) -> Tensor:
     return ranks < n[:, None]
 
 
-def categorical(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+def categorical(logits: Tensor, u: Tensor) -> Tensor:
     """A draw from softmax(logits), logits [M, K], by its distribution function at u [M] in [0, 1):
-    ids [M], and their log-probabilities [M]."""
-    log_p = logits.log_softmax(dim=-1)
-    total = log_p.exp().cumsum(dim=-1, dtype=torch.float64)  # [M, K]
+    ids [M]."""
+    p = logits.softmax(dim=-1)
+    total = p.cumsum(dim=-1, dtype=torch.float64)  # [M, K]
     ids = torch.searchsorted(total, u.double()[:, None] * total[:, -1:], right=True)
     # Rounding may leave u at the end: the last token that has a probability.
-    last = (log_p.shape[1] - 1) - (log_p > -torch.inf).flip(1).float().argmax(dim=1)
-    ids = ids[:, 0].minimum(last)
-    return ids, log_p.gather(1, ids[:, None])[:, 0]
+    last = (p.shape[1] - 1) - (logits > -torch.inf).flip(1).float().argmax(dim=1)
+    return ids[:, 0].minimum(last)
 
 
 def doubt(logits: Tensor) -> Tensor:
@@ -220,8 +222,8 @@ def cutoff(logits: Tensor, share: float) -> Tensor:
 
 
 def guidance(scale: float, schedule: str, done: float) -> float:
-    """The scale at a step before which the share `done` of the steps was walked: `constant`, or
-    `linear`, from 1 (none) towards `scale`."""
+    """The scale at a step, `done` 0 at the first and 1 at the last: `constant`, or `linear`, from 1
+    (none) to `scale`."""
     return {"constant": scale, "linear": 1 + (scale - 1) * done}[schedule]
 
 

@@ -190,7 +190,7 @@ class Backend(Conditioned):
             pictures.append(self.image.decode(ids).float().cpu())
         x = torch.stack(pictures)  # [candidates, B, C, H, W]
         log_p = -((x - x_0).square() * ~hole).sum(dim=(2, 3, 4)) / (2 * EDGE**2)  # [candidates, B]
-        chosen, _ = categorical(log_p.T, rng.uniform())
+        chosen = categorical(log_p.T, rng.uniform())
         rows = torch.arange(len(x_0))
         for number, told in enumerate(zip(*walks, strict=True)):
             after(number, *(torch.stack(each)[chosen, rows] for each in zip(*told, strict=True)))
@@ -256,7 +256,7 @@ class Backend(Conditioned):
             if n == 1:
                 return logits
             scale = guidance(sample.guidance_scale, sample.guidance_schedule, done)
-            logits_c, logits_u = logits.float().chunk(2)  # bf16 is too coarse for differences
+            logits_c, logits_u = logits.float().chunk(2)  # bf16 would round the difference again
             return guided(logits_c, logits_u, scale)
 
         return logits_fn

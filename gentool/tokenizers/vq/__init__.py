@@ -1,6 +1,7 @@
 """vq: pictures to tokens and back (van den Oord et al. 2017; as MaskGIT's, Chang et al. 2022).
 
-The configuration; imports no torch. The defaults are MaskGIT's tokenizer for 256 × 256 pixels.
+The configuration; imports no torch. The defaults are MaskGIT's tokenizer for 256 × 256 pixels, but
+that a block's shortcut takes the block's input, where theirs takes its output.
 """
 
 from dataclasses import dataclass, field
