@@ -13,5 +13,5 @@ def extra(module: str, what: str) -> Any:
     except ImportError:
         library = module.partition(".")[0]
         raise UsageError(
-            f"{what} needs {library}, which is not installed", "pip install 'gentool[eval]'"
+            f"{what} needs {library}, which is not installed", f"pip install {library}"
         ) from None

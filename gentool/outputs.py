@@ -4,6 +4,7 @@ Files appear whole: each is written beside its place and renamed.
 """
 
 import io
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -135,7 +136,8 @@ def _write_grid(
 
 @contextmanager
 def text_file(out: str) -> Iterator[TextIO]:
-    """Where lines of text go: a file, which appears whole, or standard output for `-`."""
+    """Where lines of text go: a file, FILE.part until it is whole, so that lines which took
+    hours are not lost; or standard output for `-`."""
     if out == "-":
         yield sys.stdout
         return
@@ -147,5 +149,12 @@ def text_file(out: str) -> Iterator[TextIO]:
             yield file
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as beside, beside.open("w", encoding="utf-8") as file:
-        yield file
+    place = path.resolve()  # a link stays one
+    part = place.with_name(place.name + ".part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            yield file
+        os.replace(part, place)
+    finally:
+        if part.exists() and not part.stat().st_size:
+            part.unlink()

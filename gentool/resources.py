@@ -25,6 +25,11 @@ def shipped(kind: str) -> dict[str, Path]:
     )
 
 
+def recipes_of(backend: str) -> list[str]:
+    """The names of its shipped recipes."""
+    return [name for name in shipped("recipes") if read_recipe(name)[1]["backend"] == backend]
+
+
 def read_recipe(name: str) -> tuple[str, Tree]:
     """The recipe called `name`, or in the file `name`: its name and its values.
 

@@ -168,6 +168,11 @@ def test_version_doctor_and_list(cli):
     recipes = cli("list", "recipes", "--json").records
     assert {record["name"] for record in recipes} == set(shipped("recipes"))
     assert "ddim" in cli("list", "samplers").out
+    text = shipped("recipes")["ddpm-photos"].read_text()
+    assert cli("list", "recipes", "ddpm-photos").out == text
+    assert cli("list", "recipes", "ddpm-photos", "--json").records[0]["backend"] == "ddpm"
+    assert cli("list", "recipes", "ddpm-photo").code == 3
+    assert cli("list", "backends", "ddpm").code == 2
 
 
 @pytest.mark.parametrize("name", shipped("recipes"))

@@ -345,4 +345,4 @@ def test_wrong_data_and_folders(distill, cli, hub, teacher_run, corpus, tmp_path
         patch.setenv("WORLD_SIZE", "2")
         fails(distill(out, "-q"), 2, "one process")
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
-    fails(distill(out, "-q"), 2, "gentool[eval]")
+    fails(distill(out, "-q"), 2, "pip install sacrebleu")

@@ -51,7 +51,7 @@ def test_where_there_are_no_curves(cli, tiny_run, tmp_path):
 def test_without_matplotlib_the_command_that_brings_it_is_named(cli, tiny_run, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     result = cli("inspect", tiny_run, "--plot", "x.png")
-    assert result.code == 2 and "pip install 'gentool[eval]'" in result.err
+    assert result.code == 2 and "pip install matplotlib" in result.err
 
 
 def test_several_checkpoints_are_described_one_after_the_other(cli, tiny_run, text_run):

@@ -192,8 +192,14 @@ def test_training_on_pictures_can_skip_a_bad_one(train, truncated, tmp_path):
     skip = ("--on-error", "skip", "--set", "train.validate_every=0")
     result = train("--data", truncated, *skip, "--steps", 10)
     assert result.code == 0 and "dogs/3.png" in result.err
-    (photo := truncated / "cats/0.png").unlink()
-    result = train("--data", truncated, *skip, "--resume", "latest", "--steps", 11)
+    moved = truncated.rename(tmp_path / "moved")  # the same data, elsewhere
+    result = train("--data", moved, *skip, "--resume", "latest", "--steps", 11)
+    assert result.code == 0 and "resuming" in result.err
+    assert train(*skip, "--resume", "latest", "--steps", 12).code == 0, "known from now on"
+    result = train("--data", "scenes", "--resume", "latest", "--steps", 13)
+    assert result.code == 2 and "was started on other data" in result.err
+    (photo := moved / "cats/0.png").unlink()
+    result = train("--data", moved, *skip, "--resume", "latest", "--steps", 13)
     assert result.code == 4 and "changed" in result.err, photo
 
 

@@ -138,8 +138,9 @@ def _train(
     from gentool.checkpoint.state import reached
     from gentool.teacher import Config
     from gentool.training import start
+    from gentool.training.plan import Plan
 
     steps = build(Config, merge(tree, given)).train.steps
-    plan = start.Plan("teacher", name, tree, given, environment(), named, run, "auto", again=AGAIN)
+    plan = Plan("teacher", name, tree, given, environment(), named, run, "auto", again=AGAIN)
     start.train(plan, device, None, deadline, console)  # of one that is done, what a crash left
     return reached(run, steps)

@@ -9,7 +9,7 @@ from gentool.cli import options
 from gentool.cli.console import console
 from gentool.errors import UsageError, nearest
 from gentool.registry import BACKENDS, HELPERS, about, draws, options_module
-from gentool.resources import shipped
+from gentool.resources import read_recipe, shipped
 
 
 def list_things(
@@ -22,6 +22,15 @@ def list_things(
             autocompletion=options.starting_with(lambda: list(_KINDS)),
         ),
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="Print this recipe.",
+            show_default=False,
+            autocompletion=options.recipes,
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """What there is: backends, what else can be trained, recipes, checkpoints, samplers, data.
@@ -29,7 +38,11 @@ def list_things(
     \b
     gentool list
     gentool list recipes --json
+    gentool list recipes ddpm-photos > mine.toml
     """
+    if name is not None:
+        _print_recipe(what, name, as_json)
+        return
     if what is not None and what not in _KINDS:
         raise UsageError(f"nothing called {what!r} to list", nearest(what, _KINDS))
     for kind in [what] if what else _KINDS:
@@ -40,6 +53,17 @@ def list_things(
                 console.record({"kind": kind, "name": name, "about": text})
             else:
                 console.result(f"  {name:28} {text}" if not what else f"{name:28} {text}")
+
+
+def _print_recipe(what: str | None, name: str, as_json: bool) -> None:
+    """The file, comments and all, to be read or changed; under --json its values."""
+    if what != "recipes":
+        raise UsageError(f"no {what} to print: only recipes are", "gentool list recipes NAME")
+    _, tree = read_recipe(name)
+    if as_json:
+        console.record({"recipe": name, **tree})
+    else:
+        console.result(shipped("recipes")[name].read_text(encoding="utf-8").rstrip("\n"))
 
 
 def _about(names: Iterable[str]) -> dict[str, str]:

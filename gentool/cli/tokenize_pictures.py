@@ -48,6 +48,7 @@ def draw(
 def train(data: list[str], out: Path, size: int | None, assign: list[str]) -> None:
     """`gentool tokenizer train --kind vq`: the run that `gentool train vq` makes."""
     from gentool.training import start
+    from gentool.training.plan import Plan
 
     given = merge({"data": {"spec": data}}, assigned(assign))
     if size:
@@ -55,7 +56,7 @@ def train(data: list[str], out: Path, size: int | None, assign: list[str]) -> No
     name, tree = read_recipe("vq-scenes")
     del tree["backend"]
     again = f"gentool train vq --out {out} --resume latest continues"
-    plan = start.Plan("vq", name, tree, given, environment(), False, out=out, again=again)
+    plan = Plan("vq", name, tree, given, environment(), False, out=out, again=again)
     start.train(plan, os.environ.get("GENTOOL_DEVICE") or "auto", None, None, console)
 
 

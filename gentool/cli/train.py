@@ -12,7 +12,7 @@ from gentool.cli.options import flag, value
 from gentool.cli.values import assigned, environment, parse_time
 from gentool.errors import UsageError
 from gentool.registry import BACKENDS, HELPERS, default_recipe
-from gentool.resources import read_recipe
+from gentool.resources import read_recipe, recipes_of
 from gentool.settings import Tree, merge
 
 app = group("Train a model from a recipe.")
@@ -89,11 +89,15 @@ def train(
     if resume and (init or overwrite):
         raise UsageError("--resume goes with neither --init nor --overwrite")
     from gentool.training import start
+    from gentool.training.plan import Plan
 
     name, tree = read_recipe(recipe or default_recipe(backend))
     if tree.pop("backend") != backend:
         raise UsageError(f"recipe {name} is not for {backend}", "gentool list recipes")
-    plan = start.Plan(
+    if data and "scenes" not in data and "scenes" in name and not (recipe or resume):
+        others = "|".join(other for other in recipes_of(backend) if "scenes" not in other)
+        console.info(f"{name} is made for the built-in world; for other data: --recipe {others}")
+    plan = Plan(
         backend=backend,
         recipe=name,
         tree=tree,

@@ -20,6 +20,7 @@ class ImageData:
     spec: tuple[str, ...] = setting(
         ("scenes",),
         "scenes; folders of images, parquet files, tar shards (quoted patterns); or hf:NAME",
+        fixed=False,  # but what is there: it may have been moved
     )
     split: str = setting("train", "part of scenes", choices=("train", "test", "test-novel"))
     image_size: int = setting(32, "height and width the model sees, in pixels", low=1)
@@ -75,6 +76,7 @@ class TextData:
         ("scenes",),
         "scenes (their captions); .txt, .csv, .tsv or .jsonl files; hf:NAME; or of pairs "
         "SOURCE,TARGET, two files of parallel lines",
+        fixed=False,  # but what is there: it may have been moved
     )
     split: str = setting("train", "part of scenes", choices=("train", "test", "test-novel"))
     language: str = setting(

@@ -15,7 +15,7 @@ KINDS = ("words", "unigram", "bpe", "char")
 LEAST_COVERAGE = 0.98  # that SentencePiece takes
 NO_TEXT = (
     "there is no text to train a tokenizer on",
-    "texts, a line each; pictures without captions: train with --set model.text.encoder=none",
+    "texts, a line each; pictures without captions: a recipe that reads none, as ddpm-photos",
 )
 SPECIALS = ("pad", "unk", "bos", "eos", "mask")
 """Names of the tokens that no text contains. Their ids differ from tokenizer to tokenizer."""

@@ -37,7 +37,8 @@ from gentool.training.signals import StopRequest, stop_request
 from gentool.training.validation import validation_bleu, validation_loss
 
 _ADVICE = (
-    "the last state is untouched; try a lower train.learning_rate, more train.warmup_steps or "
+    "the last state is untouched, but its settings lead here again: begin a new run with its "
+    "weights, --init RUN --out NEW, a lower train.learning_rate, more train.warmup_steps or "
     "--precision fp32"
 )
 
@@ -189,6 +190,7 @@ class Trainer:
         seen = self.examples
         busy = rate = 0.0
         self._settle()
+        started = time.monotonic()
         with stop_request(self.reporter.info) as request:
             while self.step < end and not self._asked_to_stop(request, limits):
                 began = time.monotonic()
@@ -198,13 +200,14 @@ class Trainer:
                 for name, value in (figures | {"steps": 1}).items():
                     self.sums[name] = self.sums.get(name, 0) + value
                 rate = (self.examples - seen) / busy
+                took = time.monotonic() - started  # saves, validations and samples too
                 self.reporter.progress(
                     self.step,
                     end,
                     {
                         "loss": f"{figures['loss']:.4f}",
                         "examples/s": f"{rate:.0f}",
-                        "left": _clock((end - self.step) * busy / (self.step - first)),
+                        "left": _clock((end - self.step) * took / (self.step - first)),
                     },
                 )
                 if self._due(train.log_every) or self.step == 1:

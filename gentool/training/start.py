@@ -1,8 +1,7 @@
-"""From what the user asked for to a run under way: new, resumed, or only checked."""
+"""From a plan to a run under way: new, resumed, or only checked."""
 
 import json
 import math
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,50 +20,22 @@ from gentool.checkpoint.load import (
 from gentool.checkpoint.state import State
 from gentool.checkpoint.tokenizer import find_tokenizer, read_tokenizer
 from gentool.checkpoint.weights import load_sampling_tensors, sampling_tensors
-from gentool.data.config import OF_SCENES
 from gentool.data.holdout import training_texts
 from gentool.data.source import extent
 from gentool.device import pick_device, use_bf16
-from gentool.errors import BadCheckpointError, NotFoundError, UsageError
+from gentool.errors import BadCheckpointError, UsageError
 from gentool.protocol import Reporter
-from gentool.registry import backend_class, options_module
-from gentool.settings import Tree, build, flatten, free_keys, merge, to_tree
+from gentool.registry import backend_class
+from gentool.settings import flatten, to_tree
 from gentool.tokenizers.config import PictureTokens, has_tokens, make
 from gentool.tokenizers.pictures import PictureTokenizer
 from gentool.training import stages
 from gentool.training.loop import Limits, Trainer
-from gentool.training.run import FIRST, check_new, check_same, create, find_state, recover
+from gentool.training.plan import Plan, Resolved, resolve
+from gentool.training.run import FIRST, create
 
-
-@dataclass
-class Plan:
-    """A training command, parsed."""
-
-    backend: str
-    recipe: str
-    tree: Tree  # the recipe's values
-    given: Tree  # the command line's, which go over them
-    environment: Tree  # what goes between the two where a run begins; one that goes on has its own
-    recipe_given: bool  # named by the user, so that a resumed run must agree with it
-    out: Path | None = None  # none: runs/RECIPE
-    resume: str | None = None
-    overwrite: bool = False
-    init: str | None = None
-    again: str = "--resume latest continues"  # what to do about a run that was stopped
-
-    @property
-    def folder(self) -> Path:
-        """Where a new run goes."""
-        return self.out or Path("runs") / self.recipe
-
-
-@dataclass
-class _Resolved:
-    config: Any
-    recipe: str
-    run: Path
-    state: State | None = None
-    run_config: RunConfig | None = None  # of the run that is continued
+NO_MATTER = ("data.", "model.", "sample.", "tokenizer.", "train.")
+"""Sections that may differ from those of the checkpoint that a run begins with."""
 
 
 def train(
@@ -75,7 +46,7 @@ def train(
     reporter: Reporter,
 ) -> Path:
     """Train as planned and return the run's folder. Raises as the parts do."""
-    resolved = _resolve(plan, reporter)
+    resolved = resolve(plan, reporter)
     _check_stop(resolved, stop_at)
     staged = _needs_tokenizer(resolved, plan)
     if staged and not _first_stage(resolved, plan, device, deadline, reporter):
@@ -87,15 +58,15 @@ def train(
         if resolved.state and resolved.run_config:
             run_config = resolved.run_config
             _check_step(run_config, resolved.state, trainer)
-            run_config.config = to_tree(resolved.config)
             _check_data(run_config, trainer)
+            run_config.config = to_tree(resolved.config)
             _restore(trainer, resolved.state, run)
             trainer.catch_up(run, run_config)
             reporter.info(f"resuming {run} at step {trainer.step}")
         else:
             run_config = _new_run_config(plan.backend, resolved, trainer)
             if plan.init:
-                run_config.init = _initialise(trainer, resolved.config.model, plan, reporter)
+                run_config.init = _initialise(trainer, resolved.config, plan, reporter)
                 trainer.accelerator.wait_for_everyone()  # it may be the run that is replaced now
             if trainer.accelerator.is_main_process:
                 create(run, lambda folder: _fill(folder, trainer, run_config, run, staged))
@@ -109,12 +80,12 @@ def train(
     return run
 
 
-def _check_stop(resolved: _Resolved, stop_at: int | None) -> None:
+def _check_stop(resolved: Resolved, stop_at: int | None) -> None:
     if (stop_at or 0) > (steps := resolved.config.train.steps):
         raise UsageError(f"--stop-at {stop_at}: the run ends at {steps}", "--steps N sets its end")
 
 
-def _needs_tokenizer(resolved: _Resolved, plan: Plan) -> bool:
+def _needs_tokenizer(resolved: Resolved, plan: Plan) -> bool:
     """Whether a tokenizer of pictures has to be trained first."""
     tokens = getattr(resolved.config, "tokenizer", None)
     new = resolved.state is None and not plan.init
@@ -122,7 +93,7 @@ def _needs_tokenizer(resolved: _Resolved, plan: Plan) -> bool:
 
 
 def _first_stage(
-    resolved: _Resolved, plan: Plan, device: str, deadline: float | None, reporter: Reporter
+    resolved: Resolved, plan: Plan, device: str, deadline: float | None, reporter: Reporter
 ) -> bool:
     """Train the tokenizer, or go on with it; False if its last step is not reached in time."""
     out = resolved.run
@@ -161,14 +132,14 @@ def _fill(folder: Path, trainer: Trainer, run_config: RunConfig, run: Path, stag
 
 def describe(plan: Plan, device: str, stop_at: int | None, reporter: Reporter) -> list[str]:
     """What `train` would do, after checking all that can be checked without training."""
-    resolved = _resolve(plan, reporter)
+    resolved = resolve(plan, reporter)
     _check_stop(resolved, stop_at)
     trainer = _trainer(resolved, plan, device, reporter, dry=True)
     if resolved.state and resolved.run_config:
         _check_step(resolved.run_config, resolved.state, trainer)
         _check_data(resolved.run_config, trainer)
     if plan.init:
-        _initialise(trainer, resolved.config.model, plan, reporter)
+        _initialise(trainer, resolved.config, plan, reporter)
     trainer.loader.close()
     parameters = sum(p.numel() for p in trainer.model.parameters())
     tokenizer = trainer.backend.tokenizer
@@ -194,74 +165,8 @@ def describe(plan: Plan, device: str, stop_at: int | None, reporter: Reporter) -
     return lines + [f"{k} = {json.dumps(v)}" for k, v in flatten(to_tree(resolved.config)).items()]
 
 
-def _resolve(plan: Plan, reporter: Reporter) -> _Resolved:
-    """The configuration and, for a resumed run, where it goes on."""
-    config_class = options_module(plan.backend).Config
-    recover(plan.folder)
-    if plan.resume in ("auto", "latest"):
-        if first := stages.begun(plan.folder):
-            config = _continued(plan, plan.folder, first)
-            return _Resolved(config, first.recipe, plan.folder)
-    elif plan.resume and stages.begun(Path(plan.resume)):
-        hint = f"--out {plan.resume} --resume latest"
-        raise NotFoundError(f"{plan.resume} holds a first stage and no run yet", hint)
-    found = find_state(plan.folder, plan.resume, reporter.info) if plan.resume else None
-    if found is None:
-        begun_with = merge(plan.tree, plan.environment)
-        config = _complete(plan, build(config_class, _over(begun_with, plan.given)))
-        check_new(plan.folder, plan.overwrite)
-        return _Resolved(config, plan.recipe, plan.folder)
-    run, state = found
-    if plan.out and run.resolve() != plan.out.resolve():
-        raise UsageError(f"--resume {plan.resume} is not in --out {plan.out}", "drop --out")
-    saved = read_config(run)
-    config = _continued(plan, run, saved)
-    if config.train.steps < state.step:
-        raise UsageError(
-            f"{run} is at step {state.step}, so it cannot end at {config.train.steps}",
-            "--steps N, all steps from the first on",
-        )
-    return _Resolved(config, saved.recipe, run, state, saved)
-
-
-def _continued(plan: Plan, run: Path, saved: RunConfig) -> Any:
-    """The configuration with which `run`, begun with `saved`, goes on. Raises as check_same."""
-    config_class = options_module(plan.backend).Config
-    if saved.backend != plan.backend:
-        raise BadCheckpointError(f"{run} is a {saved.backend} run, not {plan.backend}")
-    # A run that an earlier gentool began has the defaults of settings that came later.
-    try:
-        saved.config = to_tree(build(config_class, saved.config))
-    except UsageError as error:  # none of this command: of what is written there
-        raise BadCheckpointError(f"{run}/config.json: {error}", error.hint) from None
-    if plan.recipe_given:
-        # What the environment set when it began is the run's own.
-        own = {"train": {name: saved.config["train"][name] for name in ("seed", "precision")}}
-        config = _complete(plan, build(config_class, _over(merge(plan.tree, own), plan.given)))
-    else:
-        config = build(config_class, merge(saved.config, plan.given))
-    check_same(run, saved, to_tree(config), free_keys(config_class))
-    return config
-
-
-def _over(tree: Tree, given: Tree) -> Tree:
-    """The recipe's values with the given ones over them. What it says of scenes is not for other
-    data."""
-    data, spec = tree.get("data"), flatten(given).get("data.spec", ["scenes"])
-    if isinstance(data, dict) and "scenes" not in (spec if isinstance(spec, list) else [spec]):
-        kept = {key: value for key, value in data.items() if key not in OF_SCENES}
-        tree = {**tree, "data": kept}
-    return merge(tree, given)
-
-
-def _complete(plan: Plan, config: Any) -> Any:
-    """`config` with what is to be read from its data and from other checkpoints, if anything."""
-    module = options_module(plan.backend)
-    return module.completed(config) if hasattr(module, "completed") else config
-
-
 def _trainer(
-    resolved: _Resolved, plan: Plan, device: str, reporter: Reporter, dry: bool = False
+    resolved: Resolved, plan: Plan, device: str, reporter: Reporter, dry: bool = False
 ) -> Trainer:
     config = resolved.config
     backend = _backend(resolved, plan, dry)
@@ -273,7 +178,7 @@ def _trainer(
     return Trainer(backend, config, accelerator, reporter)
 
 
-def _backend(resolved: _Resolved, plan: Plan, dry: bool) -> Any:
+def _backend(resolved: Resolved, plan: Plan, dry: bool) -> Any:
     """The backend, with the run's tokenizer, that of --init, or a new one: of the first stage, or
     made from the texts. dry: the first stage may not have been trained."""
     config, make_backend = resolved.config, backend_class(plan.backend)
@@ -301,7 +206,7 @@ def _backend(resolved: _Resolved, plan: Plan, dry: bool) -> Any:
     return make_backend(config, tokenizer)
 
 
-def _new_run_config(backend: str, resolved: _Resolved, trainer: Trainer) -> RunConfig:
+def _new_run_config(backend: str, resolved: Resolved, trainer: Trainer) -> RunConfig:
     source = trainer.source
     data = {
         "fingerprint": source.fingerprint,
@@ -337,8 +242,12 @@ def _check_step(run_config: RunConfig, state: State, trainer: Trainer) -> None:
 
 
 def _check_data(run_config: RunConfig, trainer: Trainer) -> None:
-    """The data must be those the run was started on: the order of examples depends on them."""
+    """The data must be those the run was started on, wherever they are now: the order of examples
+    depends on them."""
     if trainer.source.fingerprint != run_config.data["fingerprint"]:
+        then, now = list(run_config.config["data"]["spec"]), list(trainer.data.spec)
+        if then != now:
+            raise UsageError(f"data.spec is {now}, but the run was started on other data, {then}")
         raise BadCheckpointError(
             f"the data have changed since the run was started (fingerprint "
             f"{trainer.source.fingerprint}, was {run_config.data['fingerprint']})",
@@ -357,15 +266,15 @@ def _restore(trainer: Trainer, state: State, run: Path) -> None:
         ) from None
 
 
-def _initialise(trainer: Trainer, model: Any, plan: Plan, reporter: Reporter) -> str:
+def _initialise(trainer: Trainer, config: Any, plan: Plan, reporter: Reporter) -> str:
     """Weights of another checkpoint, for training on in a new run; whose they are, in words.
 
-    model: the new run's model section. It must be theirs: weights may fit another network and mean
-    something else in it.
+    config: the new run's. Its model section must be theirs: weights may fit another network and
+    mean something else in it. What else differs, but for data and training, is told.
     """
     assert plan.init
     loaded = load_checkpoint(find_checkpoint(plan.init, plan.backend), plan.backend)
-    here, theirs = flatten(to_tree(model)), flatten(to_tree(loaded.config.model))
+    here, theirs = flatten(to_tree(config.model)), flatten(to_tree(loaded.config.model))
     if differing := [key for key in theirs if theirs[key] != here[key] and key != "dropout"]:
         values = {key: json.dumps(theirs[key], separators=(",", ":")) for key in differing}
         raise BadCheckpointError(
@@ -380,6 +289,10 @@ def _initialise(trainer: Trainer, model: Any, plan: Plan, reporter: Reporter) ->
             f"--init {plan.init}: its network has another shape than this run's",
             f"its data section is {loaded.run_config.config['data']}",
         ) from None
+    mine, before = flatten(to_tree(config)), flatten(to_tree(loaded.config))
+    for key in sorted(mine.keys() & before.keys()):
+        if mine[key] != before[key] and not key.startswith(NO_MATTER):
+            reporter.info(f"{key} is {mine[key]}, those weights were trained with {before[key]}")
     whose = f"the weights of {run_of(loaded.folder).name}, step {loaded.step}"
     reporter.info(f"beginning with {whose}")
     return whose
