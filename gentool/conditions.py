@@ -1,7 +1,6 @@
 """What a picture is to be of: the class and caption handling of every backend that draws."""
 
-import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +12,7 @@ from gentool.data.holdout import train_and_validation
 from gentool.data.images import first_pictures
 from gentool.data.source import Data, Source
 from gentool.errors import BadDataError, UsageError
-from gentool.nn.text import Captions
+from gentool.protocol import Backend
 from gentool.render import grid, to_uint8
 from gentool.rng import BatchRng
 from gentool.trace import OnStep
@@ -32,15 +31,13 @@ class Described(Protocol):
     def caption(self) -> str: ...
 
 
-class Conditioned(ABC):
+class Conditioned(Backend):
     """A backend that draws from a class, a caption, both or neither."""
 
     config: Any
     classes: int  # 0: none
-    captions: Captions | None
     drop_condition: float  # share of training examples that lose class and caption
     drop_setting: str  # that says so
-    most_steps: float = math.inf  # that drawing takes
 
     @property
     def null_class(self) -> int:

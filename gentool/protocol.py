@@ -1,5 +1,7 @@
 """What the shared layers ask of a backend, and what they offer it."""
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,6 @@ from torch import Tensor, nn
 
 from gentool.data.source import Data, Source
 from gentool.rng import BatchRng
-from gentool.tokenizers import Tokenizer
 
 if TYPE_CHECKING:
     from gentool.nn.text import Captions
@@ -49,55 +50,52 @@ class Reporter(Protocol):
         ...
 
 
-class Backend(Protocol):
-    """One family of generators. Built from its configuration; knows nothing of the shell."""
+class Backend(ABC):
+    """One family of generators. Knows nothing of the shell.
 
-    tokenizer: Tokenizer | None  # None: the backend has no tokens
-    captions: "Captions | None"  # None: it draws from none
-    called: str  # the submodule that a step calls once, first with [B, ...]; "" is the network
-    in_parts: bool  # whether a step may leave parameters out, which are then not moved at all
+    Built as `Backend(config)` from its own `Config`, or `Backend(config, tokenizer)` where that has
+    a tokenizer section. Raises UsageError where it cannot be built.
+    """
 
-    def __init__(self, config: Any, tokenizer: Any = ...) -> None:
-        """config: the backend's own `Config`; tokenizer: where that has a tokenizer section.
+    tokenizer: Any = None  # gentool.tokenizers.Tokenizer, or of pictures; none: it has no tokens
+    captions: "Captions | None" = None  # none: it draws from none
+    called: str = ""  # the submodule that a step calls once, first with [B, ...]; "": the network
+    in_parts: bool = False  # whether a step may leave parameters out, which then do not move at all
+    most_steps: float = math.inf  # that drawing takes
 
-        Raises UsageError where it cannot be built.
-        """
-        ...
-
+    @abstractmethod
     def network(self) -> nn.Module:
         """A fresh network. Its initial weights come from torch's generator at the call."""
-        ...
 
-    def sources(self) -> tuple[Data, Source]:
+    @abstractmethod
+    def sources(self) -> tuple[Data, Data]:
         """The data to train on and the data held out for validation."""
-        ...
 
+    @abstractmethod
     def prepare(self, source: Source, index: int, rng: torch.Generator, augment: bool) -> Any:
         """What a batch needs of record `index`: anything with a `key`, its name in messages.
 
         Runs in the loader's threads. Draws are from `rng`, and as many without `augment`, where
         they change nothing. Raises BadDataError, and TooLong for what there is no room for.
         """
-        ...
 
+    @abstractmethod
     def collate(self, examples: Sequence[Any], rng: BatchRng) -> Batch:
         """A training batch on the CPU of what `prepare` returned; draws are from `rng`."""
-        ...
 
-    def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
+    @abstractmethod
+    def loss(self, network: Callable[..., Any], batch: Batch) -> dict[str, Tensor]:
         """The terms of the training loss, [B] each, of which the sum is minimised and each is
         logged under its name; `batch` is on the network's device."""
-        ...
 
     def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
         """Figures of the network itself for log.jsonl, and a warning, empty if all is well."""
-        ...
+        return {}, ""
 
-    def preview(
+    def preview(  # noqa: B027  # nothing, unless there is something to see
         self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
     ) -> None:
         """Draw a few samples, always the same seeds, as files `folder/stem.*`.
 
         `poll` is called between denoising steps and raises when there is no time for this.
         """
-        ...

@@ -52,9 +52,10 @@ def scenes(request: Request) -> list[Figure]:
 
 def _unprompted(request: Request) -> list[Figure]:
     # Nothing is named that a guidance scale could guide to: it is for the captioned ones.
-    batches = request.drawn(draw_samples, guidance_scale=1.0)
+    bare = {"guidance_scale": 1.0} if hasattr(request.settings, "guidance_scale") else {}
+    batches = request.drawn(draw_samples, **bare)
     pixels = np.concatenate([to_uint8(images) for _, images in batches])
-    return request.of_samples(unconditional_figures(pixels), guidance_scale=1.0)
+    return request.of_samples(unconditional_figures(pixels), **bare)
 
 
 def _captioned(request: Request) -> list[Figure]:

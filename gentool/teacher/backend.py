@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentool.data.pairs import OfPairs
 from gentool.data.rows import Pair, padded
+from gentool.pairs import OfPairs
 from gentool.protocol import Batch
 from gentool.rng import BatchRng
 from gentool.teacher import Config
@@ -19,8 +19,6 @@ from gentool.tokenizers import Tokenizer
 
 class Backend(OfPairs):
     """Implements gentool.protocol.Backend, and `teacher` for what translates with it."""
-
-    called, in_parts = "", False
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         super().__init__(config.data, tokenizer)

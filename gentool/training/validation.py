@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from gentool.data.loader import Loaded, Loader
-from gentool.data.source import Data, Source
+from gentool.data.source import Data
 from gentool.data.stream import open_stream
-from gentool.data.text import Text
 from gentool.protocol import Backend
 from gentool.rng import BatchRng
 
@@ -39,7 +38,7 @@ def validation_loss(
     return total / seen, seen
 
 
-def validation_bleu(backend: Any, network: nn.Module, source: Source[Text], n: int) -> float:
+def validation_bleu(backend: Any, network: nn.Module, source: Data, n: int) -> float:
     """BLEU, 0 to 100, of what a backend of pairs makes of n held-out sources."""
     from gentool.evaluate.translation import scores  # which imports this module
 

@@ -27,7 +27,6 @@ from gentool.trace import OnStep, View
 class Backend(Conditioned):
     """Implements gentool.protocol.Backend, `draw` for the image verbs, and `bound` for eval."""
 
-    called, in_parts = "", False
     drop_setting = "diffusion.drop_condition"
 
     def __init__(self, config: Config, tokenizer: Tokenizer | None = None) -> None:
@@ -75,9 +74,6 @@ class Backend(Conditioned):
             objective=diffusion.objective,
             variance="learned_range" if learned else self.variance(self.config.sample),
         )
-
-    def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
-        return {}, ""
 
     def variance(self, sample: SampleConfig) -> str:
         """Which variance of Gaussian.log_variance `sample` means for this model."""

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gentool import protocol
 from gentool.backends.diffusion_lm import Config, DecodeConfig, SampleConfig
 from gentool.backends.diffusion_lm.algorithm import (
     ModelFn,
@@ -42,11 +43,8 @@ TIE = 0.1
 CLOSE = 0.05  # embeddings nearer to one another than this share of their norm have collapsed
 
 
-class Backend:
+class Backend(protocol.Backend):
     """Implements gentool.protocol.Backend, and `draw` for the text verbs."""
-
-    captions = None
-    called, in_parts = "", False
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer

@@ -19,9 +19,9 @@ from gentool.backends.mask_predict.algorithm import (
     training_loss,
 )
 from gentool.backends.mask_predict.network import MaskPredictTransformer
-from gentool.data.pairs import OfPairs
 from gentool.data.rows import Pair, batches, padded
 from gentool.errors import BadDataError
+from gentool.pairs import OfPairs
 from gentool.protocol import Batch, Hypothesis
 from gentool.rng import BatchRng
 from gentool.tokenizers import Tokenizer
@@ -33,7 +33,7 @@ BATCH_TOKENS = 4096  # decoded at a time in training, candidates and padding inc
 class Backend(OfPairs):
     """Implements gentool.protocol.Backend, and `translate` for the text verbs."""
 
-    called, in_parts = "decoder.0", False
+    called = "decoder.0"
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         super().__init__(config.data, tokenizer)

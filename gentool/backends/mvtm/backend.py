@@ -44,7 +44,6 @@ EDGE = 0.25  # what a pixel in [-1, 1] beside a filled hole may be off by: a sta
 class Backend(Conditioned):
     """Implements gentool.protocol.Backend, and `draw` for the image verbs."""
 
-    called, in_parts = "", False
     drop_setting = "masking.drop_condition"
 
     def __init__(self, config: Config, tokenizer: PictureTokenizer) -> None:
@@ -113,9 +112,6 @@ class Backend(Conditioned):
             )
             terms["walk"] = masking.walk * walk
         return terms
-
-    def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
-        return {}, ""
 
     @torch.no_grad()
     def draw(

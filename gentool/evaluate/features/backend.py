@@ -1,12 +1,12 @@
 """features for the training loop: a classifier, cross-entropy, nothing drawn."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gentool import protocol
 from gentool.data.holdout import train_and_validation
 from gentool.data.images import Picture, picture
 from gentool.data.source import Data, Example, Source
@@ -17,12 +17,8 @@ from gentool.protocol import Batch
 from gentool.rng import BatchRng
 
 
-class Backend:
+class Backend(protocol.Backend):
     """Implements gentool.protocol.Backend. Raises UsageError where widths do not fit."""
-
-    tokenizer = None
-    captions = None
-    called, in_parts = "", False
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -65,11 +61,3 @@ class Backend:
     def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
         logits = network(batch["x_0"])
         return {"cross_entropy": F.cross_entropy(logits.float(), batch["y"], reduction="none")}
-
-    def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
-        return {}, ""
-
-    def preview(
-        self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
-    ) -> None:
-        """There is nothing to draw."""

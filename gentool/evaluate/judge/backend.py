@@ -1,12 +1,12 @@
 """The judge for the training loop, and what it says of texts."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gentool import protocol
 from gentool.data.holdout import text_train_and_validation
 from gentool.data.rows import Row, row
 from gentool.data.source import Data, Source
@@ -21,11 +21,8 @@ from gentool.tokenizers import Tokenizer
 BATCH = 64  # texts judged at a time
 
 
-class Backend:
+class Backend(protocol.Backend):
     """Implements gentool.protocol.Backend, and `judged` for eval."""
-
-    captions = None
-    called, in_parts = "", False
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
@@ -53,14 +50,6 @@ class Backend:
         nll, n = self._nll(network, batch["ids"])
         # The mean over the batch is that over its tokens, so that each counts the same.
         return {"nll": nll / n.float().mean()}
-
-    def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
-        return {}, ""
-
-    def preview(
-        self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
-    ) -> None:
-        """Nothing: a judge is not drawn from."""
 
     @torch.no_grad()
     def judged(self, network: nn.Module, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gentool import protocol
 from gentool.data.holdout import train_and_validation
 from gentool.data.images import Picture, first_pictures, picture
 from gentool.data.source import Data, Example, Source
@@ -22,12 +23,9 @@ COLLAPSED = 0.5  # share of the codes in use below which a warning is due
 SHOWN = 16  # pictures of a preview
 
 
-class Backend:
+class Backend(protocol.Backend):
     """Implements gentool.protocol.Backend: `gentool train vq`."""
 
-    tokenizer = None  # it is one
-    captions = None
-    called = ""
     in_parts = True  # the encoder may come to rest, the discriminator begin late
 
     def __init__(self, config: Config) -> None:

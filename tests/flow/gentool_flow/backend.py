@@ -24,9 +24,8 @@ from gentool_flow.network import Net
 class Backend(Conditioned):
     """Implements gentool.protocol.Backend, and `draw` for the image verbs."""
 
-    tokenizer = captions = None  # neither captions
-    classes = 0  # nor classes
-    drop_condition, drop_setting, called, in_parts = 0.0, "", "", False
+    classes = 0  # nor captions
+    drop_condition, drop_setting = 0.0, ""
 
     def __init__(self, config: Config) -> None:
         data, patch = config.data, config.model.patch_size
@@ -52,9 +51,6 @@ class Backend(Conditioned):
 
     def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
         return {"velocity": training_loss(network, batch["x_0"], batch["t"], batch["eps"])}
-
-    def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
-        return {}, ""
 
     def preview(
         self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]

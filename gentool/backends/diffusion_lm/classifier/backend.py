@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gentool import protocol
 from gentool.backends.diffusion_lm.algorithm import level, sigma_0
 from gentool.backends.diffusion_lm.classifier import Config
 from gentool.backends.diffusion_lm.classifier.network import ControlClassifier
@@ -25,11 +25,8 @@ from gentool.rng import BatchRng
 from gentool.tokenizers import Tokenizer
 
 
-class Backend:
+class Backend(protocol.Backend):
     """Implements gentool.protocol.Backend, and `control_nll` for the diffusion-lm it is of."""
-
-    captions = None
-    called, in_parts = "", False
 
     def __init__(self, config: Config, tokenizer: Tokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
@@ -65,14 +62,6 @@ class Backend:
         # A text may have several values of an attribute, so each is a question of its own.
         each = F.binary_cross_entropy_with_logits(logits.float(), batch["y"], reduction="none")
         return {"nll": each.sum(dim=1)}
-
-    def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
-        return {}, ""
-
-    def preview(
-        self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
-    ) -> None:
-        """Nothing: a classifier is not drawn from."""
 
     def control_nll(self, network: nn.Module, controls: Sequence[str]) -> ControlNll:
         """-log p(all of `controls` | x_t), each "attribute=value". Raises UsageError for one that

@@ -1,6 +1,6 @@
 """Learning from pairs of texts: what backends that make text of text have in common."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,15 +13,14 @@ from gentool.data.rows import Pair, pair
 from gentool.data.source import Data, Source
 from gentool.data.text import Text, is_pairs
 from gentool.errors import UsageError
+from gentool.protocol import Backend
 from gentool.tokenizers import Tokenizer, source_side
 
 SHOWN = 16  # sentences of a preview
 
 
-class OfPairs(ABC):
+class OfPairs(Backend):
     """The data side of `gentool.protocol.Backend`, for sources and targets. Both end in eos."""
-
-    captions = None
 
     def __init__(self, data: TextData, tokenizer: Tokenizer) -> None:
         """Raises UsageError for single texts."""
@@ -44,9 +43,6 @@ class OfPairs(ABC):
         self, source: Source[Text], index: int, rng: torch.Generator, augment: bool
     ) -> Pair:
         return pair(source, index, self.tokenizer, self.data)
-
-    def watch(self, network: nn.Module) -> tuple[dict[str, float], str]:
-        return {}, ""
 
     def preview(
         self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
