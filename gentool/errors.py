@@ -1,8 +1,7 @@
-"""What can go wrong for a user, one class per exit code (the table stands in `gentool --help`).
+"""What can go wrong for a user, each with its exit code (the table stands in `gentool --help`).
 
 An error is one line that says what failed and with which value, and a hint that says what to
-type next. `gentool.cli` prints it and turns the class into the process's exit code; nothing
-else in the package calls `sys.exit`.
+type next. `gentool.cli.failures` prints it, and what other libraries raise, and returns the code.
 """
 
 import difflib
@@ -52,12 +51,6 @@ class NonFiniteError(GentoolError):
     """Training produced a NaN or an infinity."""
 
     exit_code = 5
-
-
-class OutOfMemoryError(GentoolError):
-    """The device ran out of memory."""
-
-    exit_code = 6
 
 
 class GateError(GentoolError):

@@ -155,10 +155,11 @@ def test_a_seed_of_the_environment_is_told_of(cli, monkeypatch):
     ],
 )
 def test_what_a_metric_needs_is_looked_for_first(cli, monkeypatch, words):
-    from gentool.evaluate.checkpoint import METRICS
+    from gentool.evaluate.metrics import METRICS, Metric
 
     for metrics in METRICS.values():
-        monkeypatch.setitem(metrics, "scenes", lambda request: pytest.fail("measured"))
+        failing = Metric(lambda request: pytest.fail("measured"))
+        monkeypatch.setitem(metrics, "scenes", failing)
     result = cli(*words, "-q", "-n", 4)
     assert result.code in (1, 3) and "nope" in result.err  # 1: it may be on the Hub
 

@@ -1,1 +1,1 @@
-"""The command line. `main` is the console script and the one place that maps errors to codes."""
+"""The command line: a file a verb, and what several verbs share. `main.run` runs one command."""

@@ -69,7 +69,7 @@ def evaluate(
         check_used("--" + name.replace("_", "-"), metric)
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.control import open_controls
-    from gentool.evaluate.checkpoint import measure
+    from gentool.evaluate.metrics import measure
     from gentool.evaluate.request import Request
     from gentool.sampling import sample_settings, words
 

@@ -53,7 +53,7 @@ def evaluate_pairs(
     for name in (*settings, *(name for name, given in flags.items() if given)):
         check_used("--" + name.replace("_", "-"), metric)
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
-    from gentool.evaluate.checkpoint import measure
+    from gentool.evaluate.metrics import measure
     from gentool.evaluate.pairs import PairRequest
     from gentool.sampling import sample_settings, words
 

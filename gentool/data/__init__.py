@@ -1,1 +1,2 @@
-"""Data: the built-in world `scenes` and the user's own images, behind one `Source`."""
+"""Data: the built-in world `scenes` and the user's own pictures and texts, read at random from a
+`Source` or in order from shards."""

@@ -4,7 +4,7 @@ from typing import Generic, Protocol, TypeVar
 
 import torch
 
-from gentool.data.loader import Keyed, Loaded, Loader
+from gentool.data.loader import Keyed, Loader, Prepared
 from gentool.data.rows import batches
 from gentool.data.stream import Cursor
 from gentool.rng import generator
@@ -41,7 +41,7 @@ class Buckets(Generic[T]):
         self.rank, self.world = rank, world
         self.examples = 0  # seen so far, by all processes
         self._start = loader.cursor  # of the window
-        self._batches: list[list[Loaded[T]]] = []  # of the window, in their order
+        self._batches: list[list[Prepared[T]]] = []  # of the window, in their order
         self._taken = 0  # of these, by all processes
 
     @property
@@ -56,9 +56,9 @@ class Buckets(Generic[T]):
         self._batches = self._window() if cursor["batch"] else []
         self._taken, self.examples = cursor["batch"], cursor["examples"]
 
-    def next(self) -> list[Loaded[T]]:
+    def next(self) -> list[Prepared[T]]:
         """This process's next batch. Raises as the loader."""
-        mine: list[Loaded[T]] = []
+        mine: list[Prepared[T]] = []
         for turn in range(self.world):
             if self._taken == len(self._batches):
                 self._start = self.loader.cursor
@@ -70,8 +70,8 @@ class Buckets(Generic[T]):
             self.examples += len(batch)
         return mine
 
-    def _window(self) -> list[list[Loaded[T]]]:
-        found: list[Loaded[T]] = []
+    def _window(self) -> list[list[Prepared[T]]]:
+        found: list[Prepared[T]] = []
         sizes: list[int] = []
         tries = 0
         while tries <= TRIES:

@@ -7,12 +7,10 @@ from functools import partial
 from itertools import islice
 
 from gentool.data.config import ImageData
-from gentool.data.decode import flatten, load
+from gentool.data.decode import flatten, is_grey, load
 from gentool.data.images import Images
 from gentool.data.source import Data, Example, RawImage, Sharded
 from gentool.errors import BadDataError
-
-GREY = ("1", "L", "LA", "La", "I", "I;16", "I;16B")
 
 
 @dataclass(frozen=True)
@@ -112,7 +110,7 @@ def _look(
 
 def _notes(data: Data, config: ImageData, report: Report) -> list[str]:
     read = report.n - len(report.bad)
-    grey = sum(report.modes[mode] for mode in GREY)
+    grey = sum(n for mode, n in report.modes.items() if is_grey(mode))
     notes = []
     if 0 < grey < read:
         notes.append(f"{grey} of {read} images are grey, the others in colour")

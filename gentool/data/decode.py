@@ -42,12 +42,17 @@ def load(data: bytes, key: str) -> Image.Image:
     raise BadDataError(f"{key}: more than {MAX_PIXELS // 1_000_000} million pixels")
 
 
+def is_grey(mode: str) -> bool:
+    """Whether pictures of this mode of Pillow's have no colours."""
+    return mode in ("1", "L", "LA", "La") or mode.startswith("I")
+
+
 def flatten(image: Image.Image, ground: str = "white") -> Image.Image:
     """`image` as "L" or "RGB", 8 bits a channel, what is transparent put on `ground`."""
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips at 255
         wide = np.asarray(image).astype(np.int64)
         image = Image.fromarray(((wide + 128) // 257).clip(0, 255).astype(np.uint8))
-    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    mode = "L" if is_grey(image.mode) else "RGB"
     if image.has_transparency_data:
         above = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", above.size, ground), above)

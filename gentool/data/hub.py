@@ -12,7 +12,7 @@ from gentool.data.config import ImageData, TextData
 from gentool.data.decode import MAX_BYTES
 from gentool.data.source import RawImage, Record, Sharded
 from gentool.data.table import pick, quiet, text_columns, undecoded
-from gentool.data.text import Columns, Text
+from gentool.data.text import Text, TextColumns
 from gentool.errors import BadDataError, GentoolError, MachineError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class HubTexts:
         _asking(spec, builder.download_and_prepare)
         rows = _asking(spec, lambda: builder.as_dataset(split=split))
         self.spec = spec
-        self.columns = Columns(config, spec, rows.column_names, text_columns(rows.features))
+        self.columns = TextColumns(config, spec, rows.column_names, text_columns(rows.features))
         self.rows = rows.select_columns(sorted({n.split(".")[0] for n in self.columns.used()}))
         self.size: int | None = len(rows)
         self.fingerprint = _digest(builder, split, str(config.columns()))

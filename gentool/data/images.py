@@ -23,7 +23,7 @@ import torch
 from gentool.data.config import ImageData
 from gentool.data.decode import EXTENSIONS, MAX_BYTES, fit
 from gentool.data.source import Data, Example, Joined, RawImage, Record, Sharded, Source
-from gentool.data.table import Columns, build, class_names, parquet_footer, pick, undecoded
+from gentool.data.table import ImageColumns, build, class_names, parquet_footer, pick, undecoded
 from gentool.errors import BadDataError, MachineError, NotFoundError, UsageError
 from gentool.rng import generator
 
@@ -88,7 +88,7 @@ class Images(ABC):
     fingerprint: str
     left_out: Sequence[str] = ()  # files that are there and no records
 
-    def __init__(self, rows: "Dataset", columns: Columns, names: Iterable[str]) -> None:
+    def __init__(self, rows: "Dataset", columns: ImageColumns, names: Iterable[str]) -> None:
         """names: of the columns that there are."""
         self.columns = columns
         self.unused = sorted({*names} - {*columns.names()})

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from gentool.data.config import TextData
 from gentool.data.source import digest
-from gentool.data.text import Columns, Text
+from gentool.data.text import Text, TextColumns
 from gentool.errors import BadDataError, MachineError
 
 BOM = b"\xef\xbb\xbf"
@@ -131,12 +131,12 @@ class Jsonl(Lines):
 
     def _open(self, config: TextData) -> None:
         if config.text_column:  # the fields of one record say nothing of the others'
-            self.columns = Columns(config, str(self.path), config.columns(), ())
+            self.columns = TextColumns(config, str(self.path), config.columns(), ())
         else:
             index = self._first()
             first = self._object(self._key(index), self._record(index))
             texts = [name for name, value in first.items() if isinstance(value, str)]
-            self.columns = Columns(config, str(self.path), [*first, *config.columns()], texts)
+            self.columns = TextColumns(config, str(self.path), [*first, *config.columns()], texts)
 
     def _parse(self, key: str, record: str) -> Text:
         return self.columns.read(key, self._object(key, record))
@@ -182,7 +182,7 @@ class Table(Lines):
         self.names = self._row(self._key(head), self._record(head))
         if len(set(self.names)) < len(self.names):
             raise BadDataError(f"{self.path}: two columns have one name: {', '.join(self.names)}")
-        self.columns = Columns(config, str(self.path), self.names, self.names)
+        self.columns = TextColumns(config, str(self.path), self.names, self.names)
         del self._starts[: head + 1], self._numbers[: head + 1]
 
     def _parse(self, key: str, record: str) -> Text:
@@ -199,7 +199,7 @@ class Table(Lines):
 
 
 def open_file(path: Path, config: TextData) -> Lines:
-    """The texts of a file: a table, JSON lines, else lines. Raises as `Lines` and `Columns` do."""
+    """The texts of a file: a table, JSON lines, else lines. Raises as those do."""
     kind = {".csv": Table, ".tsv": Table, ".jsonl": Jsonl}.get(path.suffix, Plain)
     return kind(path, config)
 

@@ -44,7 +44,7 @@ class Section(Protocol):
 
 
 @dataclass(frozen=True)
-class Loaded(Generic[T]):
+class Prepared(Generic[T]):
     """One example as training sees it."""
 
     value: T  # what `prepare` returned
@@ -82,7 +82,7 @@ class Loader(Generic[T]):
         self.skipped = 0
         self.too_long = 0
         self._handed_out = stream.cursor
-        self._ahead: deque[tuple[Future[tuple[Loaded[T], BadDataError | None]], Cursor]] = deque()
+        self._ahead: deque[tuple[Future[tuple[Prepared[T], BadDataError | None]], Cursor]] = deque()
         self._threads = ThreadPoolExecutor(section.workers, thread_name_prefix="prepare")
 
     @property
@@ -99,9 +99,9 @@ class Loader(Generic[T]):
         self.stream.seek(cursor)
         self._handed_out = self.stream.cursor
         self.seen, self.skipped = cursor["seen"], cursor["skipped"]
-        self.too_long = cursor.get("too_long", 0)  # an earlier gentool did not count them
+        self.too_long = cursor["too_long"]
 
-    def next(self, n: int) -> list[Loaded[T]]:
+    def next(self, n: int) -> list[Prepared[T]]:
         """The next n examples; as many again are then prepared in the background.
 
         Raises BadDataError for a record that cannot be read, with `on_error = "skip"` only when
@@ -128,7 +128,7 @@ class Loader(Generic[T]):
             future = self._threads.submit(self._load, place)
             self._ahead.append((future, self.stream.cursor))
 
-    def _load(self, place: Place) -> tuple[Loaded[T], BadDataError | None]:
+    def _load(self, place: Place) -> tuple[Prepared[T], BadDataError | None]:
         """The example of one place, and what was wrong with its own record, if anything."""
         rng = generator("train", self.stream.seed, place.epoch, *place.identity)
         size = place.source.size
@@ -144,7 +144,7 @@ class Loader(Generic[T]):
                     raise BadDataError(str(error), ON_BAD) from error
                 problem = problem or error
                 continue
-            return Loaded(value, place.epoch, record, rng), problem
+            return Prepared(value, place.epoch, record, rng), problem
         raise BadDataError(f"{step + 1} records in a row cannot be used; the first: {problem}")
 
     def _count(self, problem: BadDataError | None) -> None:

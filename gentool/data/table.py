@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Columns:
+class ImageColumns:
     """The columns in use; label and caption are empty where there is no such column."""
 
     image: str
@@ -70,7 +70,7 @@ def parquet_footer(path: Path) -> tuple["Features", int]:
         ) from error
 
 
-def pick(features: "Features", config: ImageData, spec: str) -> Columns:
+def pick(features: "Features", config: ImageData, spec: str) -> ImageColumns:
     """The columns that `config` names, else those found by type and name.
 
     Raises BadDataError for a named column that is not there or of a wrong type, when there is no
@@ -131,13 +131,13 @@ def pick(features: "Features", config: ImageData, spec: str) -> Columns:
         "label", config.label_column, is_label, [where(is_class), where(is_label, "label")]
     )
     caption = find("caption", config.caption_column, _is_text, [where(_is_text, "caption", "text")])
-    return Columns(image, label, caption)
+    return ImageColumns(image, label, caption)
 
 
 Rows = TypeVar("Rows", "Dataset", "IterableDataset")
 
 
-def undecoded(rows: Rows, columns: Columns) -> Rows:
+def undecoded(rows: Rows, columns: ImageColumns) -> Rows:
     """`rows` with the columns in use alone, the image as it is stored."""
     from datasets import Image
 

@@ -101,7 +101,7 @@ def _open(spec: str, config: TextData) -> Source[Text]:
     return open_file(path, config)
 
 
-class Columns:
+class TextColumns:
     """The columns of a record that a text and its attributes are taken from."""
 
     def __init__(

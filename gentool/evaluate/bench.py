@@ -21,16 +21,14 @@ from gentool.data.source import consecutive
 from gentool.data.text import Text
 from gentool.device import pick_device, use_bf16
 from gentool.errors import UsageError, nearest
-from gentool.evaluate.checkpoint import METRICS, measure
 from gentool.evaluate.distances import usual_distance
 from gentool.evaluate.figures import Figure
+from gentool.evaluate.metrics import measure, metrics_of
 from gentool.evaluate.pairs import PairRequest
 from gentool.evaluate.request import Request
 from gentool.protocol import Hypothesis
 from gentool.sampling import draw_samples, draw_texts
 
-# Metrics that do not depend on how one samples, and those that choose that themselves.
-OF_NO_SAMPLES = ("loss", "bpd", "bound", "reconstruction", "table", "twin")
 WARM = 16  # samples, at most, that are drawn for nothing
 
 
@@ -77,8 +75,7 @@ def quality_metric(request: Request, name: str | None) -> str | None:
     """The metric to measure quality by: the one named, else what there is something to measure it
     with for: features, a judge, scenes, references; else none. Raises UsageError for one that does
     not depend on the samples."""
-    metrics = METRICS[request.kind if request.draws else "pairs"]
-    known = [metric for metric in metrics if metric not in OF_NO_SAMPLES]
+    known = [each for each, metric in metrics_of(request).items() if metric.bench]
     if name is not None:
         if name not in known:
             raise UsageError(f"no metric {name!r} of samples", nearest(name, known))

@@ -53,20 +53,17 @@ def resized(x: Tensor, size: int) -> Tensor:
 
 def _fitted(folder: Path, device: torch.device) -> Extractor:
     from gentool.checkpoint.load import load_checkpoint
-    from gentool.checkpoint.weights import load_tensors
 
     loaded = load_checkpoint(folder, "features")
     network: Any = loaded.network.to(device)
     data = loaded.config.data
-    _, metadata = load_tensors(folder / "model.safetensors")
 
     def features(x: Tensor) -> Tensor:
         x = resized(x, data.image_size)
         return network.features(x if data.channels == 3 else x.mean(dim=1, keepdim=True))
 
-    return Extractor(
-        folder.resolve().name, str(sorted(metadata.items())), data.image_size, features
-    )
+    identity = tensors_hash(loaded.network.state_dict())
+    return Extractor(folder.resolve().name, identity, data.image_size, features)
 
 
 def _inception(device: torch.device) -> Extractor:
@@ -74,7 +71,7 @@ def _inception(device: torch.device) -> Extractor:
         from torchmetrics.image.fid import NoTrainInceptionV3
 
         network = NoTrainInceptionV3("inception-v3-compat", ["2048"]).to(device)
-    except (ImportError, ModuleNotFoundError, OSError) as error:
+    except (ImportError, OSError) as error:
         raise UsageError(
             f"Inception cannot be had: {error}",
             "pip install torch-fidelity, which downloads its weights; or --features RUN",

@@ -1,4 +1,4 @@
-"""Pixels to pictures."""
+"""Pixels to pictures here; plots, traces, terminal and the page of the tour beside."""
 
 import math
 from typing import TYPE_CHECKING

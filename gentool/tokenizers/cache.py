@@ -30,7 +30,7 @@ ABOUT, TOKENS, RECORDS = "about.json", "tokens.npy", "records.jsonl"
 
 
 @dataclass(frozen=True)
-class Tokens:
+class CachedPicture:
     """One picture of a cache."""
 
     key: str
@@ -40,7 +40,7 @@ class Tokens:
 
 
 class TokenCache:
-    """A source of `Tokens`. What was cached is the part of the data to train on."""
+    """A source of `CachedPicture`. What was cached is the part of the data to train on."""
 
     def __init__(
         self, folder: Path, tokenizer: VQTokenizer, config: ImageData, fingerprint: str
@@ -77,9 +77,9 @@ class TokenCache:
         self.tokens = tokens
         self.fingerprint = f"{fingerprint}-cached-{self.size}-{about['views']}"
 
-    def __getitem__(self, index: int) -> Tokens:
+    def __getitem__(self, index: int) -> CachedPicture:
         record = self.records[index]
-        return Tokens(record["key"], self.tokens[index], record["label"], record["caption"])
+        return CachedPicture(record["key"], self.tokens[index], record["label"], record["caption"])
 
 
 def build(

@@ -24,7 +24,7 @@ from gentool.checkpoint.config import RunConfig
 from gentool.checkpoint.state import State, best, mean_weights, prune, sweep, write_state
 from gentool.checkpoint.weights import sampling_tensors, write_weights
 from gentool.data.buckets import Buckets
-from gentool.data.loader import Loaded, Loader
+from gentool.data.loader import Loader, Prepared
 from gentool.data.stream import open_stream
 from gentool.errors import Interrupted, NonFiniteError, Terminated
 from gentool.extras import extra
@@ -91,7 +91,7 @@ class Trainer:
         """Examples seen so far, by all processes."""
         return self.buckets.examples if self.buckets else self.step * self.per_step
 
-    def _next(self) -> list[Loaded[Any]]:
+    def _next(self) -> list[Prepared[Any]]:
         """This process's next micro-batch."""
         return self.buckets.next() if self.buckets else self.loader.next(self.train.batch_size)
 
@@ -266,7 +266,7 @@ class Trainer:
         named = {name: term.item() for name, term in terms.items()} if len(terms) > 1 else {}
         return {"loss": loss.item(), **named, "grad_norm": norm.item()}
 
-    def _backward(self, examples: list[Loaded[Any]], micro: int) -> dict[str, Tensor]:
+    def _backward(self, examples: list[Prepared[Any]], micro: int) -> dict[str, Tensor]:
         """Add the gradients of one micro-batch; the means of the terms of its loss."""
         rng = BatchRng([example.rng for example in examples])
         batch = self.backend.collate([example.value for example in examples], rng)

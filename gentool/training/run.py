@@ -33,10 +33,7 @@ def check_new(out: Path, overwrite: bool) -> None:
     if out.is_dir() and not any(out.iterdir()):
         return
     if out.exists() and not is_run:
-        hint = "choose another --out"
-        if (out / FIRST).is_dir():  # of a gentool that did not note what was to follow
-            hint += f", with --set tokenizer.image={out / FIRST}"
-        raise UsageError(f"{out} exists and is not a run", hint)
+        raise UsageError(f"{out} exists and is not a run", "choose another --out")
 
 
 def create(out: Path, fill: Callable[[Path], None]) -> None:

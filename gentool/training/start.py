@@ -57,7 +57,7 @@ def train(
     try:
         if resolved.state and resolved.run_config:
             run_config = resolved.run_config
-            _check_step(run_config, resolved.state, trainer)
+            _check_step(resolved.state, trainer)
             _check_data(run_config, trainer)
             run_config.config = to_tree(resolved.config)
             _restore(trainer, resolved.state, run)
@@ -136,7 +136,7 @@ def describe(plan: Plan, device: str, stop_at: int | None, reporter: Reporter) -
     _check_stop(resolved, stop_at)
     trainer = _trainer(resolved, plan, device, reporter, dry=True)
     if resolved.state and resolved.run_config:
-        _check_step(resolved.run_config, resolved.state, trainer)
+        _check_step(resolved.state, trainer)
         _check_data(resolved.run_config, trainer)
     if plan.init:
         _initialise(trainer, resolved.config, plan, reporter)
@@ -220,16 +220,15 @@ def _new_run_config(backend: str, resolved: Resolved, trainer: Trainer) -> RunCo
     return RunConfig(backend, resolved.recipe, to_tree(resolved.config), data)
 
 
-def _check_step(run_config: RunConfig, state: State, trainer: Trainer) -> None:
+def _check_step(state: State, trainer: Trainer) -> None:
     """A step must see as much as before, however many processes it is dealt to."""
-    before = run_config.config["train"]
     train, world = trainer.train, trainer.accelerator.num_processes
     factors = [f"train.accumulate {train.accumulate}", f"processes {world}"]
     if trainer.buckets:
         what, each, then = "batches", 1, state.values["batches_per_step"]
     else:
         what, each = "examples", train.batch_size
-        then = state.values.get("examples_per_step", before["batch_size"] * before["accumulate"])
+        then = state.values["examples_per_step"]
         factors.insert(0, f"train.batch_size {train.batch_size}")
     if trainer.per_step != then:
         accumulate, rest = divmod(then, each * world)

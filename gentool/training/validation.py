@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gentool.data.loader import Loaded, Loader
+from gentool.data.loader import Loader, Prepared
 from gentool.data.source import Data
 from gentool.data.stream import open_stream
 from gentool.protocol import Backend
@@ -50,7 +50,7 @@ def validation_bleu(backend: Any, network: nn.Module, source: Data, n: int) -> f
 
 def held_out_examples(
     backend: Backend, source: Data, data: Any, n: int
-) -> Iterator[list[Loaded[Any]]]:
+) -> Iterator[list[Prepared[Any]]]:
     """n examples of `source` (all of them, if it has fewer) in batches, always the same ones.
 
     data: the [data] section; augmentation is off.

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentool import trace
 from gentool.backends.mvtm import Config, DecodeConfig, SampleConfig
 from gentool.backends.mvtm.algorithm import (
     OnWalk,
@@ -34,9 +33,9 @@ from gentool.nn.text import Captions
 from gentool.protocol import Batch
 from gentool.render import to_uint8
 from gentool.rng import BatchRng
-from gentool.tokenizers.cache import TokenCache, Tokens
+from gentool.tokenizers.cache import CachedPicture, TokenCache
 from gentool.tokenizers.pictures import PictureTokenizer
-from gentool.trace import OnStep, View
+from gentool.trace import OnStep, Tokens, View
 
 EDGE = 0.25  # what a pixel in [-1, 1] beside a filled hole may be off by: a standard deviation
 
@@ -79,18 +78,18 @@ class Backend(Conditioned):
 
     def prepare(
         self, source: Source[Any], index: int, rng: torch.Generator, augment: bool
-    ) -> Picture | Tokens:
+    ) -> Picture | CachedPicture:
         if not isinstance(source, TokenCache):
             return picture(source, index, self.config.data, rng, augment)
         found = source[index]
         view = int(torch.randint(len(found.views), (), generator=rng))
         return replace(found, views=found.views[view : view + 1])
 
-    def collate(self, examples: Sequence[Picture | Tokens], rng: BatchRng) -> Batch:
+    def collate(self, examples: Sequence[Picture | CachedPicture], rng: BatchRng) -> Batch:
         masking = self.config.masking
         r, scores = rng.uniform(), rng.uniform(self.L)
         batch = {"is_masked": random_mask(r, scores, masking.schedule)}
-        ids = [e.views[0].astype(np.int64) for e in examples if isinstance(e, Tokens)]
+        ids = [e.views[0].astype(np.int64) for e in examples if isinstance(e, CachedPicture)]
         if ids:
             batch["ids"] = torch.from_numpy(np.stack(ids))
         else:
@@ -201,7 +200,7 @@ class Backend(Conditioned):
             x.unflatten(1, (side, side)).cpu().numpy() for x in (p.float(), again)
         )
         return [
-            View({"picture": image}, {"tokens": trace.Tokens(confidence, masked)})
+            View({"picture": image}, {"tokens": Tokens(confidence, masked)})
             for image, confidence, masked in zip(pictures, p_side, again_side, strict=True)
         ]
 

@@ -1,0 +1,108 @@
+"""The metrics of a checkpoint, one line each, and the loss, which all backends have."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gentool.device import pick_device
+from gentool.errors import UsageError
+from gentool.evaluate import images, pairs, texts, tokens, twin
+from gentool.evaluate.distances import usual_distance
+from gentool.evaluate.figures import Figure
+from gentool.evaluate.request import Request
+from gentool.registry import Options, backend_options
+from gentool.training.validation import validation_loss
+
+
+def loss(request: Request) -> list[Figure]:
+    """The training loss on held-out examples, with noise that is always the same."""
+    loaded = request.loaded
+    network = loaded.network.to(pick_device(request.device))
+    source, split = request.held_out()
+    value, n = validation_loss(loaded.backend, network, source, loaded.config.data, request.num)
+    made = {"checkpoint_step": loaded.step, "data": source.fingerprint}
+    return [Figure("loss", value, n, None, split, made)]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is measured, and when. Requests are those of pairs for metrics of pairs."""
+
+    measure: Callable[[Any], list[Figure]]
+    usual: Callable[[Any], bool] = lambda request: True  # is it measured without being named?
+    needs: str = ""  # what of the request is to be opened before any work, as it may be missing
+    has: Callable[[Options], bool] = lambda backend: True  # do all backends of the kind have it?
+    bench: bool = True  # does it depend on how one samples, by options that `bench` has?
+
+
+def _slow(request: Request) -> bool:
+    """It takes long, or another package, so it is measured when it is asked for."""
+    return False
+
+
+def _of_scenes(request: Request) -> bool:
+    return request.of_scenes
+
+
+def _distance(name: str) -> Callable[[Request], bool]:
+    """Both need something to compare by, and FID is biased, the more the fewer the samples."""
+    return lambda request: bool(request.features) and usual_distance(request.num) == name
+
+
+METRICS = {
+    "images": {
+        "loss": Metric(loss, bench=False),
+        "bpd": Metric(images.bound, usual=_slow, has=lambda backend: backend.BOUND, bench=False),
+        "reconstruction": Metric(
+            tokens.reconstruction, has=lambda backend: backend.TOKENS, bench=False
+        ),
+        "scenes": Metric(images.scenes, usual=_of_scenes),
+        "fid": Metric(images.fid, usual=_distance("fid"), needs="extractor"),
+        "kid": Metric(images.kid, usual=_distance("kid"), needs="extractor"),
+    },
+    "text": {
+        "loss": Metric(loss, bench=False),
+        "scenes": Metric(texts.scenes, usual=_of_scenes),
+        "diversity": Metric(texts.diversity),
+        "self-bleu": Metric(texts.self_bleu, usual=_slow),
+        "copies": Metric(texts.copies, usual=lambda request: not request.of_scenes),
+        "judge": Metric(texts.judge, usual=lambda request: bool(request.judge), needs="judging"),
+        "control": Metric(texts.control, usual=lambda request: bool(request.controls), bench=False),
+        "bound": Metric(texts.bound, usual=_slow, has=lambda backend: backend.BOUND, bench=False),
+    },
+    "pairs": {
+        "loss": Metric(loss, bench=False),
+        "quality": Metric(pairs.quality),
+        "scenes": Metric(pairs.scenes, usual=_of_scenes),
+        "twin": Metric(
+            twin.twin, usual=lambda request: bool(request.twin), needs="teacher", bench=False
+        ),
+        "table": Metric(pairs.table, usual=_slow, bench=False),
+    },
+}
+
+
+def metrics_of(request: Request) -> dict[str, Metric]:
+    """Those that the backend of the request has, by name."""
+    backend = backend_options(request.loaded.run_config.backend)
+    kind = METRICS[request.kind if request.draws else "pairs"]
+    return {name: metric for name, metric in kind.items() if metric.has(backend)}
+
+
+def measure(request: Request, names: Sequence[str]) -> list[Figure]:
+    """The figures of the metrics `names`; none named: of the usual ones.
+
+    Raises UsageError for an unknown metric.
+    """
+    metrics = metrics_of(request)
+    for name in names:
+        if name not in metrics:
+            backend = request.loaded.run_config.backend
+            raise UsageError(f"no metric {name!r}: {backend} has {', '.join(metrics)}")
+        if name == "scenes" and not request.of_scenes:
+            raise UsageError("metric 'scenes' is for models of scenes")
+    chosen = [metrics[name] for name in names] or [m for m in metrics.values() if m.usual(request)]
+    for metric in chosen:
+        if metric.needs:
+            getattr(request, metric.needs)
+    return [figure for metric in chosen for figure in metric.measure(request)]
