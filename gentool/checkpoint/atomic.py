@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -44,6 +45,37 @@ def write_file(path: Path, data: bytes | Callable[[Path], None]) -> None:
             beside.write_bytes(data)
         sync(beside)
     sync(path.resolve().parent)
+
+
+def create_folder(out: Path, fill: Callable[[Path], None], over: bool = False) -> None:
+    """Make the folder `out`, absent or empty, or with `over` whatever it holds: `fill` writes it
+    beside, then it appears by one rename. A link to a folder stays one. Raises OSError."""
+    out = out.resolve()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside, old = out.with_name(f".{out.name}.new"), out.with_name(f".{out.name}.old")
+    recover_folder(out)
+    for leftover in (beside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        beside.mkdir()
+        fill(beside)
+        if over and out.exists():
+            os.replace(out, old)
+        os.replace(beside, out)
+    finally:
+        recover_folder(out)
+        shutil.rmtree(beside, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+    sync(out.parent)
+
+
+def recover_folder(out: Path) -> None:
+    """Put back what `create_folder` had moved away when it was cut before the new one was there."""
+    out = out.resolve()
+    old = out.with_name(f".{out.name}.old")
+    if old.is_dir() and not out.exists():
+        with suppress(FileNotFoundError):  # another process of the same run was first
+            os.replace(old, out)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gentool.checkpoint.atomic import check_new_folder
+from gentool.checkpoint.atomic import check_new_folder, create_folder
 from gentool.cli import options
 from gentool.cli.commands import add_command
 from gentool.cli.console import console
@@ -40,7 +40,6 @@ def import_diffusers(
     from gentool.checkpoint.config import RunConfig
     from gentool.checkpoint.weights import tensors_hash, write_weights
     from gentool.settings import to_tree
-    from gentool.training.run import create
 
     diffusers = converter("diffusers")
     found = diffusers.read(folder)
@@ -70,7 +69,7 @@ def import_diffusers(
         run_config.write(run)
         write_imported_card(run, run_config, f"converted from {came}.")
 
-    create(out, fill)
+    create_folder(out, fill)
     _report(out, compared, as_json)
 
 
@@ -100,7 +99,6 @@ def export_diffusers(
     """
     check_new_folder(out)
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
-    from gentool.training.run import create
 
     diffusers = converter("diffusers")
     loaded = load_checkpoint(find_checkpoint(checkpoint, "ddpm"), "ddpm")
@@ -110,7 +108,7 @@ def export_diffusers(
         diffusers.write(loaded.config, loaded.network, folder, loaded.folder)
         compared.append(diffusers.compare(folder / "unet", loaded.network, loaded.config))
 
-    create(out, fill)
+    create_folder(out, fill)
     if left := diffusers.not_written(loaded.config):
         console.info(f"diffusers is told when it samples, not by the folder: {', '.join(left)}")
     _report(out, compared[0], as_json)

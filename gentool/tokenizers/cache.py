@@ -5,8 +5,6 @@ records.jsonl with key, label and caption; about.json with the hash of the token
 """
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from gentool.checkpoint.atomic import write_file
+from gentool.checkpoint.atomic import create_folder, write_file
 from gentool.data.config import ImageData
 from gentool.data.holdout import train_and_validation
 from gentool.data.images import Picture, picture
@@ -108,45 +106,59 @@ def build(
     if source.size is None and n is None:
         raise UsageError("scenes are endless: say how many", "--num 50000")
     n = min(size for size in (n, source.size) if size is not None)
-    kind = np.dtype("<u2" if tokenizer.size <= 1 << 16 else "<i4")
-    folder = folder.resolve()  # a link to a folder stays one
-    beside = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir(parents=True)
     made = 0
-    try:
-        # Not a memory map: on a full disk that kills the process.
-        with (
-            (beside / RECORDS).open("w", encoding="utf-8") as records,
-            (beside / TOKENS).open("wb") as tokens,
-        ):
-            _header(tokens, kind, (n, views, tokenizer.length))
-            for start in range(0, n, BATCH):
-                numbers = range(start, min(n, start + BATCH))
-                found = [f for i in numbers if (f := _views(source, i, config, views, report))]
-                if found:
-                    x = torch.stack([picture.image for each in found for picture in each])
-                    for part in x.split(BATCH):
-                        ids = tokenizer.encode(part.to(device)).cpu().numpy()
-                        tokens.write(ids.astype(kind).tobytes())
-                for example, *_ in found:
-                    record = {"key": example.key, "label": example.label}
-                    record["caption"] = example.caption
-                    records.write(json.dumps(record, ensure_ascii=False) + "\n")
-                made += len(found)
-                progress(numbers[-1] + 1, n)
-            if not made:
-                raise BadDataError(f"none of {n} pictures can be read")
-            tokens.seek(0)
-            _header(tokens, kind, (made, views, tokenizer.length))
-        about = {
-            "tokenizer": tokenizer.hash, "data": source.fingerprint, "views": views,
-            "columns": _columns(config), "labels": list(source.labels),
-        }  # fmt: skip
-        write_file(beside / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
-        os.replace(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+
+    def fill(beside: Path) -> None:
+        nonlocal made
+        made = _encode(beside, tokenizer, source, config, views, n, device, progress, report)
+
+    create_folder(folder, fill)
+    return made
+
+
+def _encode(
+    folder: Path,
+    tokenizer: VQTokenizer,
+    source: Source[Example],
+    config: ImageData,
+    views: int,
+    n: int,
+    device: torch.device,
+    progress: Callable[[int, int], None],
+    report: Callable[[str], None],
+) -> int:
+    """What a cache holds, of the first n pictures; of how many. Raises BadDataError."""
+    kind = np.dtype("<u2" if tokenizer.size <= 1 << 16 else "<i4")
+    made = 0
+    # Not a memory map: on a full disk that kills the process.
+    with (
+        (folder / RECORDS).open("w", encoding="utf-8") as records,
+        (folder / TOKENS).open("wb") as tokens,
+    ):
+        _header(tokens, kind, (n, views, tokenizer.length))
+        for start in range(0, n, BATCH):
+            numbers = range(start, min(n, start + BATCH))
+            found = [f for i in numbers if (f := _views(source, i, config, views, report))]
+            if found:
+                x = torch.stack([picture.image for each in found for picture in each])
+                for part in x.split(BATCH):
+                    ids = tokenizer.encode(part.to(device)).cpu().numpy()
+                    tokens.write(ids.astype(kind).tobytes())
+            for example, *_ in found:
+                record = {"key": example.key, "label": example.label}
+                record["caption"] = example.caption
+                records.write(json.dumps(record, ensure_ascii=False) + "\n")
+            made += len(found)
+            progress(numbers[-1] + 1, n)
+        if not made:
+            raise BadDataError(f"none of {n} pictures can be read")
+        tokens.seek(0)
+        _header(tokens, kind, (made, views, tokenizer.length))
+    about = {
+        "tokenizer": tokenizer.hash, "data": source.fingerprint, "views": views,
+        "columns": _columns(config), "labels": list(source.labels),
+    }  # fmt: skip
+    write_file(folder / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
     return made
 
 

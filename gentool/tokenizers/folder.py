@@ -6,15 +6,13 @@ noticed wherever the folder is, and in the header of the weights that were train
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gentool.checkpoint.atomic import sync
+from gentool.checkpoint.atomic import create_folder, write_file
 from gentool.errors import BadCheckpointError, NotFoundError
 from gentool.tokenizers import SPECIALS
 
@@ -60,22 +58,13 @@ class Contents:
         return hashlib.sha256(json.dumps(self._about(), sort_keys=True).encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
-        """Make `folder`, absent or empty, by one rename."""
-        folder = folder.resolve()
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = folder.with_name(f".{folder.name}.new")
-        shutil.rmtree(beside, ignore_errors=True)
-        try:
-            beside.mkdir()
-            about = json.dumps({**self._about(), "sha256": self.hash}, indent=2) + "\n"
-            for name, data in {ABOUT: about.encode(), FILES[self.kind]: self.data}.items():
-                (beside / name).write_bytes(data)
-                sync(beside / name)
-            sync(beside)
-            os.replace(beside, folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-        sync(folder.parent)
+        """Make `folder`, by one rename."""
+        create_folder(folder, self._fill)
+
+    def _fill(self, folder: Path) -> None:
+        about = json.dumps({**self._about(), "sha256": self.hash}, indent=2) + "\n"
+        write_file(folder / ABOUT, about.encode())
+        write_file(folder / FILES[self.kind], self.data)
 
     @classmethod
     def read(cls, folder: Path) -> "Contents":

@@ -1,11 +1,9 @@
 """The tokenizers of a model that makes pictures of tokens: of its pictures, and of its captions."""
 
 import hashlib
-import os
-import shutil
 from pathlib import Path
 
-from gentool.checkpoint.atomic import sync
+from gentool.checkpoint.atomic import create_folder
 from gentool.errors import BadCheckpointError
 from gentool.tokenizers import Tokenizer, load
 from gentool.tokenizers.vq.tokenizer import VQTokenizer
@@ -32,19 +30,13 @@ class PictureTokenizer:
         return hashlib.sha256(" ".join(hashes).encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Write all that `read` needs into the empty or absent `folder`."""
-        folder = folder.resolve()
-        beside = folder.with_name(f".{folder.name}.pair")
-        shutil.rmtree(beside, ignore_errors=True)
-        try:
-            self.image.save(beside / IMAGE)
-            if self.text:
-                self.text.save(beside / TEXT)
-            sync(beside)
-            os.replace(beside, folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-        sync(folder.parent)
+        """Make `folder`, with all that `read` needs, by one rename."""
+        create_folder(folder, self._fill)
+
+    def _fill(self, folder: Path) -> None:
+        self.image.save(folder / IMAGE)
+        if self.text:
+            self.text.save(folder / TEXT)
 
     @classmethod
     def read(cls, folder: Path) -> "PictureTokenizer":

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gentool.checkpoint.atomic import recover_folder
 from gentool.checkpoint.config import RunConfig, read_config
 from gentool.checkpoint.state import State
 from gentool.data.config import OF_SCENES
@@ -12,7 +13,7 @@ from gentool.protocol import Reporter
 from gentool.registry import options_module
 from gentool.settings import Tree, build, flatten, free_keys, merge, to_tree
 from gentool.training import stages
-from gentool.training.run import check_new, check_same, find_state, recover
+from gentool.training.run import check_new, check_same, find_state
 
 
 @dataclass
@@ -51,7 +52,7 @@ class Resolved:
 def resolve(plan: Plan, reporter: Reporter) -> Resolved:
     """The configuration and, for a resumed run, where it goes on."""
     config_class = options_module(plan.backend).Config
-    recover(plan.folder)
+    recover_folder(plan.folder)
     if plan.resume in ("auto", "latest"):
         if first := stages.begun(plan.folder):
             config = _continued(plan, plan.folder, first)

@@ -1,14 +1,11 @@
 """A run's folder: made whole or not at all, continued only where a complete state stands."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gentool.checkpoint.atomic import check_place, sync, write_file
+from gentool.checkpoint.atomic import check_place, write_file
 from gentool.checkpoint.config import RunConfig, run_of
 from gentool.checkpoint.state import State, read_state, states, step_of
 from gentool.errors import BadCheckpointError, NotFoundError, UsageError
@@ -34,37 +31,6 @@ def check_new(out: Path, overwrite: bool) -> None:
         return
     if out.exists() and not is_run:
         raise UsageError(f"{out} exists and is not a run", "choose another --out")
-
-
-def create(out: Path, fill: Callable[[Path], None]) -> None:
-    """Make the run folder `out`: `fill` writes it beside, then it appears by one rename. A link to
-    a folder stays one."""
-    out = out.resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    beside, old = out.with_name(f".{out.name}.new"), out.with_name(f".{out.name}.old")
-    recover(out)
-    for leftover in (beside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        beside.mkdir()
-        fill(beside)
-        if out.exists():
-            os.replace(out, old)
-        os.replace(beside, out)
-    finally:
-        recover(out)
-        shutil.rmtree(beside, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
-    sync(out.parent)
-
-
-def recover(out: Path) -> None:
-    """Put back what `create` had moved away when it was cut before the new run was in place."""
-    out = out.resolve()
-    old = out.with_name(f".{out.name}.old")
-    if old.is_dir() and not out.exists():
-        with suppress(FileNotFoundError):  # another process of the same run was first
-            os.replace(old, out)
 
 
 def find_state(out: Path, resume: str, report: Callable[[str], None]) -> tuple[Path, State] | None:

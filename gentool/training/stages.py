@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from gentool.checkpoint.atomic import sync
+from gentool.checkpoint.atomic import create_folder, sync
 from gentool.checkpoint.config import RunConfig, read_config
 from gentool.checkpoint.state import reached
 from gentool.checkpoint.tokenizer import find_tokenizer
@@ -18,7 +18,7 @@ from gentool.errors import UsageError
 from gentool.registry import backend_class, options_module
 from gentool.resources import read_recipe
 from gentool.settings import Tree, build, merge, to_tree
-from gentool.training.run import FIRST, NEXT, create
+from gentool.training.run import FIRST, NEXT
 
 
 def begin(out: Path, second: RunConfig, resumed: bool) -> None:
@@ -31,7 +31,7 @@ def begin(out: Path, second: RunConfig, resumed: bool) -> None:
     if resumed:
         second.write(out / NEXT)
     else:
-        create(out, fill)
+        create_folder(out, fill, over=True)
 
 
 def begun(out: Path) -> RunConfig | None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from gentool.checkpoint.atomic import create_folder
 from gentool.checkpoint.config import RunConfig, read_config, run_of
 from gentool.checkpoint.load import (
     check_backend,
@@ -32,7 +33,7 @@ from gentool.tokenizers.pictures import PictureTokenizer
 from gentool.training import stages
 from gentool.training.loop import Limits, Trainer
 from gentool.training.plan import Plan, Resolved, resolve
-from gentool.training.run import FIRST, create
+from gentool.training.run import FIRST
 
 NO_MATTER = ("data.", "model.", "sample.", "tokenizer.", "train.")
 """Sections that may differ from those of the checkpoint that a run begins with."""
@@ -69,7 +70,11 @@ def train(
                 run_config.init = _initialise(trainer, resolved.config, plan, reporter)
                 trainer.accelerator.wait_for_everyone()  # it may be the run that is replaced now
             if trainer.accelerator.is_main_process:
-                create(run, lambda folder: _fill(folder, trainer, run_config, run, staged))
+                create_folder(
+                    run,
+                    lambda folder: _fill(folder, trainer, run_config, run, staged),
+                    over=True,
+                )
             reporter.info(f"new run in {run}")
         reporter.info(f"data: {extent(trainer.source)}")
         trainer.accelerator.wait_for_everyone()
