@@ -22,6 +22,9 @@ class ImageData:
         "scenes; folders of images, parquet files, tar shards (quoted patterns); or hf:NAME",
         fixed=False,  # but what is there: it may have been moved
     )
+    validation: tuple[str, ...] = setting(
+        (), "data to validate on, in place of a part of the others that is held out"
+    )
     split: str = setting("train", "part of scenes", choices=("train", "test", "test-novel"))
     image_size: int = setting(32, "height and width the model sees, in pixels", low=1)
     channels: int = setting(3, "1 (grey) or 3 (RGB)", low=1, high=3)
@@ -77,6 +80,9 @@ class TextData:
         "scenes (their captions); .txt, .csv, .tsv or .jsonl files; hf:NAME; or of pairs "
         "SOURCE,TARGET, two files of parallel lines",
         fixed=False,  # but what is there: it may have been moved
+    )
+    validation: tuple[str, ...] = setting(
+        (), "data to validate on, in place of a part of the others that is held out"
     )
     split: str = setting("train", "part of scenes", choices=("train", "test", "test-novel"))
     language: str = setting(

@@ -2,24 +2,27 @@
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cached_property, partial
 from itertools import chain, islice, takewhile
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from gentool.data.config import ImageData, TextData
+from gentool.data.config import OF_SCENES, ImageData, TextData
 from gentool.data.images import open_images
 from gentool.data.loader import ON_BAD
 from gentool.data.source import Data, Example, RawImage, Record, Sharded, Source, Subset, Window
 from gentool.data.text import Text, open_texts
-from gentool.errors import BadDataError
+from gentool.errors import BadDataError, UsageError
 from gentool.rng import generator, seed_of
 
 MOST = 512  # records held out at the most
 SHARE = 20  # one in so many
 SHARDS = 32  # shards that records are held out of, at the most
 UNREADABLE = 1 << 63  # more than any hash
+Section = TypeVar("Section", ImageData, TextData)
 ENOUGH = 20_000  # texts of an endless source, or captions, that a tokenizer learns from
 
 
@@ -94,12 +97,27 @@ def _each(shards: int) -> int:
 
 
 def train_and_validation(config: ImageData) -> tuple[Data, Source[Example]]:
-    """The data to train on, and what is held out: the `test` split of scenes, else 5 % (≤ 512).
+    """The data to train on, and what is held out: the `test` split of scenes, else 5 % (≤ 512); or
+    all of them, and what `config.validation` names.
 
     Which records are held out depends on their number alone. A single image serves as both, except
-    in shards, whose records nobody counts.
+    in shards, whose records nobody counts. Raises UsageError for shards to validate on, or other
+    classes there.
     """
     source = open_images(config)
+    if config.validation:
+        other = open_images(_other(config))
+        if isinstance(other, Sharded):
+            raise UsageError(
+                "data.validation cannot be shards, which are read in passing",
+                "a folder or parquet files",
+            )
+        if other.labels != source.labels:
+            raise UsageError(
+                f"data.validation has the classes {list(other.labels)}, the data have "
+                f"{list(source.labels)}"
+            )
+        return source, other
     if isinstance(source, Sharded):
         return Trained(source), HeldOut(source, config)
     if source.size is None:
@@ -115,8 +133,12 @@ def train_and_validation(config: ImageData) -> tuple[Data, Source[Example]]:
 
 def text_train_and_validation(config: TextData) -> tuple[Source[Text], Source[Text]]:
     """The texts to train on, and what is held out: the `test` split of scenes, else as
-    `split_texts`."""
+    `split_texts`; or all of them, and what `config.validation` names."""
     source = open_texts(config)
+    if config.validation:
+        both = source, open_texts(_other(config))
+        train, other = (each if each.size is None else _with_text(each, config) for each in both)
+        return train, other
     if source.size is None:
         from gentool.data.scenes import SceneTexts
 
@@ -124,24 +146,34 @@ def text_train_and_validation(config: TextData) -> tuple[Source[Text], Source[Te
     return split_texts(source, config)
 
 
+def _other(config: Section) -> Section:
+    """The data to validate on, read as those to train on are."""
+    split = "test" if config.validation == ("scenes",) else "train"
+    plain: dict[str, Any] = {
+        name: getattr(type(config), name) for name in OF_SCENES if hasattr(config, name)
+    }
+    if split == "test":
+        plain["language"] = config.language
+    return replace(config, spec=config.validation, validation=(), split=split, **plain)
+
+
+def _with_text(source: Source[Text], config: TextData) -> Subset[Text]:
+    """The texts of a source that ends, without empty ones. Raises BadDataError if none is left."""
+    hashes = _hashes(source, config)
+    kept = np.flatnonzero(hashes)
+    if not len(kept):
+        raise BadDataError(f"no text in {', '.join(config.spec)}")
+    return Subset(source, array("Q", kept.tolist()), len(hashes) - len(kept))
+
+
 def split_texts(source: Source[Text], config: TextData) -> tuple[Subset[Text], Subset[Text]]:
     """The texts of a source that ends to train on, and 5 % (≤ 512) that are held out.
 
-    Every text is read once. Those held out are the least by a hash: which they are depends on no
+    Those held out are the least by a hash: which they are depends on no
     order, and no text that is trained on is among them, however often it occurs. (Of pairs, this is
     said of the sources.) Empty ones are in neither part. A single text serves as both.
     """
-    assert source.size is not None
-    hashes = np.zeros(source.size, np.uint64)  # 0: without text
-    for index in range(source.size):
-        try:
-            text = source[index]
-        except BadDataError as error:
-            if config.on_error == "stop":
-                raise BadDataError(str(error), ON_BAD) from error
-            hashes[index] = UNREADABLE  # trained on: the loader skips and counts them there
-        else:
-            hashes[index] = 0 if text.empty else seed_of(text.source or text.text)
+    hashes = _hashes(source, config)
     distinct, first = np.unique(hashes, return_index=True)
     first = first[(distinct > 0) & (distinct < UNREADABLE)]
     if not len(first):
@@ -151,6 +183,22 @@ def split_texts(source: Source[Text], config: TextData) -> tuple[Subset[Text], S
     empty = int((hashes == 0).sum())
     trained = array("Q", np.flatnonzero(hashes > last).tolist())
     return Subset(source, trained, empty), Subset(source, sorted(held.tolist()))
+
+
+def _hashes(source: Source[Text], config: TextData) -> np.ndarray:
+    """Of every text, uint64 [size], 0 where there is none: every text is read once."""
+    assert source.size is not None
+    hashes = np.zeros(source.size, np.uint64)
+    for index in range(source.size):
+        try:
+            text = source[index]
+        except BadDataError as error:
+            if config.on_error == "stop":
+                raise BadDataError(str(error), ON_BAD) from error
+            hashes[index] = UNREADABLE  # trained on: the loader skips and counts them there
+        else:
+            hashes[index] = 0 if text.empty else seed_of(text.source or text.text)
+    return hashes
 
 
 def training_texts(config: TextData | ImageData, side: str) -> Iterator[str]:

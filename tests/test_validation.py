@@ -1,0 +1,82 @@
+"""Data that are validated on because they are named: `data.validation`."""
+
+import numpy as np
+import pytest
+from conftest import fails, log_of
+from PIL import Image
+
+from gentool.data.config import ImageData, PairData, TextData
+from gentool.data.holdout import text_train_and_validation, train_and_validation, training_texts
+from gentool.errors import BadDataError
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A folder of 24 dark pictures in two classes, one of 6 bright ones, and one of other ones."""
+    rng = np.random.default_rng(0)
+    for name, classes, n, brightness in (
+        ("dark", ("a", "b"), 12, 30),
+        ("bright", ("a", "b"), 3, 220),
+        ("others", ("a", "c"), 1, 220),
+    ):
+        for label in classes:
+            (tmp_path / name / label).mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.normal(brightness, 5, (8, 8, 3)).clip(0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(tmp_path / name / label / f"{i}.png")
+    return tmp_path
+
+
+def test_pictures_to_validate_on(folders):
+    config = ImageData(spec=(f"{folders}/dark",), validation=(f"{folders}/bright",), image_size=8)
+    train, held_out = train_and_validation(config)
+    assert (train.size, held_out.size) == (24, 6), "nothing else is held out"
+    assert train[0].image.mean() < 60 and held_out[0].image.mean() > 180
+    assert train.labels == held_out.labels == ("a", "b")
+
+
+def test_texts_and_pairs_to_validate_on(tmp_path):
+    (tmp_path / "train.txt").write_text("one\n\ntwo\nthree\n")
+    (tmp_path / "dev.txt").write_text("four\n\n")
+    (tmp_path / "empty.txt").write_text("\n\n")
+    spec, dev = (str(tmp_path / "train.txt"),), (str(tmp_path / "dev.txt"),)
+    config = TextData(spec=spec, validation=dev)
+    train, held_out = text_train_and_validation(config)
+    assert [train[i].text for i in range(train.size)] == ["one", "two", "three"]
+    assert [held_out[i].text for i in range(held_out.size)] == ["four"]
+    assert list(training_texts(config, "both")) == ["one", "two", "three"]
+    with pytest.raises(BadDataError, match="no text in"):
+        text_train_and_validation(TextData(spec=spec, validation=(str(tmp_path / "empty.txt"),)))
+
+    for name, lines in {"s.en": "a\nb\n", "s.de": "A\nB\n", "d.en": "c\n", "d.de": "C\n"}.items():
+        (tmp_path / name).write_text(lines)
+    pairs = PairData(
+        spec=(f"{tmp_path}/s.en,{tmp_path}/s.de",), validation=(f"{tmp_path}/d.en,{tmp_path}/d.de",)
+    )
+    train, held_out = text_train_and_validation(pairs)
+    assert (train.size, held_out.size) == (2, 1)
+    assert (held_out[0].source, held_out[0].text) == ("c", "C")
+
+
+def test_scenes_are_validated_on_their_test_split():
+    _, held_out = train_and_validation(ImageData(language="zh", validation=("scenes",)))
+    assert held_out.fingerprint == "scenes-1-test-zh"
+
+
+def test_training_and_eval_know_the_data_to_validate_on(folders, train, cli):
+    run = folders / "run"
+    given = ("--data", folders / "dark", "--set", "data.image_size=8", "--steps", 4, "--set",
+             "train.validate_every=4")  # fmt: skip
+    named = ("--set", f"data.validation={folders}/bright")
+    assert train(*given, *named, out=run).code == 0
+    [record] = [record for record in log_of(run) if "val_loss" in record]
+    assert record["val_examples"] == 6
+    [figure] = cli("eval", "ddpm", "-c", run, "--metric", "loss", "--json").records
+    assert (figure["n"], figure["split"]) == (6, "held out")
+    fails(train(*given, "--resume", "latest", "-q", out=run), 2, "data.validation")
+
+    wrong = ("--set", f"data.validation={folders}/others", "-q")
+    fails(train(*given, *wrong, out=folders / "new"), 2, "has the classes ['a', 'c']")
+    wrong = ("--set", f"data.validation={folders}/nothing", "-q")
+    fails(train(*given, *wrong, out=folders / "new"), 3, "nothing")
+    assert not (folders / "new").exists()
