@@ -4,10 +4,12 @@ import json
 import math
 import re
 import shutil
+import sys
 
 import pytest
 import torch
-from conftest import log_of, states_of, weights_of
+from accelerate import Accelerator
+from conftest import fails, log_of, states_of, weights_of
 from safetensors.torch import load_file
 
 from gentool.backends.ddpm.backend import Backend
@@ -291,3 +293,30 @@ def test_a_dry_run_writes_nothing(train, tmp_path):
 def test_errors_have_the_codes_of_the_contract():
     codes = {error.exit_code for error in GentoolError.__subclasses__()}
     assert codes == {1, 2, 3, 4, 5, 6, 7, 130, 143}
+
+
+def test_a_tracker_is_told_what_is_logged(train, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(Accelerator, "log", lambda self, values, step: told.append((step, values)))
+    often = ("--set", "train.log_every=1", "--set", "train.validate_every=2")
+    assert train("--stop-at", 2, *often).code == 0
+    records = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert told == [(record.pop("step"), record) for record in records] and len(told) == 3
+
+
+def test_a_tracker_that_is_not_installed_is_told_first(train, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    fails(train("--set", "train.tracker=wandb", "-q"), 2, "wandb, which is not installed")
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_reads_what_is_logged(train, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    often = ("--set", "train.log_every=1")
+    assert train("--set", "train.tracker=tensorboard", "--stop-at", 3, *often).code == 0
+    [file] = (tmp_path / "run/gentool").iterdir()
+    events = EventAccumulator(str(file)).Reload()
+    losses = [event.value for event in events.Scalars("loss")]
+    assert losses == pytest.approx([record["loss"] for record in log_of(tmp_path / "run")])

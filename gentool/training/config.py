@@ -36,6 +36,12 @@ class TrainConfig:
         "auto", "auto = bf16 on a GPU that has it", choices=("auto", "fp32", "bf16")
     )
     log_every: int = setting(50, "steps between records in log.jsonl", low=1, fixed=False)
+    tracker: str = setting(
+        "none",
+        "who is told what log.jsonl is",
+        choices=("none", "tensorboard", "wandb"),
+        fixed=False,
+    )
     save_every: int = setting(1000, "steps between states", low=1, fixed=False)
     sample_every: int = setting(5000, "steps between samples; 0 = none", low=0, fixed=False)
     validate_every: int = setting(1000, "steps between validations; 0 = none", low=0, fixed=False)

@@ -190,6 +190,9 @@ class Trainer:
         seen = self.examples
         busy = rate = 0.0
         self._settle()
+        # RUN/gentool holds what tensorboard reads.
+        named = {"wandb": {"name": run.name, "dir": str(run)}}
+        self.accelerator.init_trackers("gentool", init_kwargs=named)
         started = time.monotonic()
         with stop_request(self.reporter.info) as request:
             while self.step < end and not self._asked_to_stop(request, limits):
@@ -223,6 +226,8 @@ class Trainer:
             if saved != self.step and self.accelerator.is_main_process:
                 self.save(run, run_config)
             self.accelerator.wait_for_everyone()
+        for tracker in self.accelerator.trackers:
+            tracker.finish()
         done = "saved" if self.step > first else "already at"
         self.reporter.info(f"{done} step {self.step} of {train.steps} in {run}")
         if request.number:
@@ -343,9 +348,14 @@ class Trainer:
             record["too_long"] = self.loader.too_long
         if self.accelerator.is_main_process:
             figures, warning = self.backend.watch(self.model)
-            Log(run).append(record | figures)
+            self._record(run, record | figures)
             if warning:
                 self.reporter.info(f"step {self.step}: warning: {warning}")
+
+    def _record(self, run: Path, record: dict[str, Any]) -> None:
+        """A line of log.jsonl, of which the tracker is told too."""
+        Log(run).append(record)
+        self.accelerator.log({k: v for k, v in record.items() if k != "step"}, record["step"])
 
     def _validate(self, run: Path, run_config: RunConfig) -> None:
         if self.accelerator.is_main_process:
@@ -358,7 +368,7 @@ class Trainer:
             if self.average:
                 record["val_bleu"] = validation_bleu(self.backend, self.model, self.held_out, n)
                 told += f", BLEU {record['val_bleu']:.2f}"
-            Log(run).append(record)
+            self._record(run, record)
             self.reporter.info(f"step {self.step}: {told}")
             if self.average:
                 self._write_weights(run, run_config)

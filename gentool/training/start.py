@@ -25,6 +25,7 @@ from gentool.data.holdout import training_texts
 from gentool.data.source import extent
 from gentool.device import pick_device, use_bf16
 from gentool.errors import BadCheckpointError, UsageError
+from gentool.extras import extra
 from gentool.protocol import Reporter
 from gentool.registry import backend_class
 from gentool.settings import flatten, to_tree
@@ -179,7 +180,15 @@ def _trainer(
     bf16 = use_bf16(config.train.precision, chosen)
     if chosen.type == "cuda" and chosen.index is not None:  # accelerate takes the one in use
         torch.cuda.set_device(chosen)
-    accelerator = Accelerator(cpu=chosen.type == "cpu", mixed_precision="bf16" if bf16 else "no")
+    tracker = config.train.tracker
+    if tracker != "none":
+        extra(tracker, "train.tracker")
+    accelerator = Accelerator(
+        cpu=chosen.type == "cpu",
+        mixed_precision="bf16" if bf16 else "no",
+        log_with=None if tracker == "none" else tracker,
+        project_dir=resolved.run,
+    )
     return Trainer(backend, config, accelerator, reporter)
 
 
