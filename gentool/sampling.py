@@ -173,8 +173,8 @@ def fill_lines(
     **how: Any,
 ) -> Iterator[tuple[int, list[str] | BadDataError]]:
     """Each line with its blanks filled in `num` ways, in order: (its number from 0, the texts), or
-    in place of the texts why it cannot be filled. unknown: told the number of a line to be filled
-    that has words which the model does not know. how: as for `draw_samples`.
+    in place of the texts why it cannot be filled. unknown: told of a line to be filled that has
+    words which the model does not know, by its number from 1. how: as for `draw_samples`.
 
     Lines are taken `batch_size` at a time, so that input without end is no trouble. None among the
     lines: no other has come for a while, so those that are waiting are filled. Those that have no
@@ -191,7 +191,7 @@ def fill_lines(
                 job = loaded.backend.blanks(line)
                 jobs.append((number, job))
                 if unknown and job.blanks and unk in job.ids:
-                    unknown(number)
+                    unknown(number + 1)
             except BadDataError as error:
                 jobs.append((number, error))
         good = [(number, job) for number, job in jobs if not isinstance(job, BadDataError)]

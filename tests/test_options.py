@@ -211,6 +211,17 @@ def test_words_that_a_translator_does_not_know_are_told(cli, monkeypatch):
     result = cli("decode", "mask-predict", "-")
     assert result.code == 0 and result.err.count("does not know") == 1
     assert "line 2 has words that this model does not know" in result.err
+    many = io.BytesIO(b"xyzzy\n" * 9)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(many))
+    told = cli("decode", "mask-predict", "-", "-q").err.splitlines()
+    assert len(told) == 6 and told[-1].startswith("warning: 9 lines have words")
+
+
+def test_who_types_is_told_that_it_is_their_turn(cli, monkeypatch):
+    typed = io.TextIOWrapper(io.BytesIO(b"a small red circle\n"))
+    typed.isatty = lambda: True
+    monkeypatch.setattr(sys, "stdin", typed)
+    assert "Ctrl-D" in cli("decode", "mask-predict").err
 
 
 def test_a_key_that_is_nearly_right_is_named_with_its_section(cli):

@@ -13,11 +13,13 @@ from conftest import fails, log_of, states_of, weights_of
 from safetensors.torch import load_file
 
 from gentool.backends.ddpm.backend import Backend
+from gentool.checkpoint.load import load_checkpoint
 from gentool.cli.values import parse_time
 from gentool.errors import GentoolError
 from gentool.training import loop
 from gentool.training.config import TrainConfig
 from gentool.training.optimizer import ema_update, learning_rate
+from gentool.training.validation import validation_loss
 
 
 def test_the_folder_holds_what_the_contract_says(train, tmp_path):
@@ -267,6 +269,19 @@ def test_samples_come_after_the_save_and_from_the_same_seeds(train, tmp_path, mo
     one, two = ({p.name: p.read_bytes() for p in (tmp_path / name / "samples").iterdir()}
                 for name in ("one", "two"))  # fmt: skip
     assert one == two and len(one) == 2 and len(set(one.values())) == 2
+
+
+def test_validation_takes_no_more_at_a_time_than_training(tiny_run):
+    loaded = load_checkpoint(tiny_run, "ddpm")
+    _, held_out = loaded.backend.sources()
+    sizes = []
+
+    of = (loaded.backend, loaded.network, held_out, loaded.config.data, 10)
+    few = validation_loss(*of, 4)
+    assert few == (pytest.approx(validation_loss(*of)[0], rel=1e-5), 10)
+    with loaded.network.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0]))):
+        validation_loss(*of, 4)
+    assert sizes == [4, 4, 2]
 
 
 def test_the_validation_loss_is_in_the_log_and_is_what_eval_measures(cli, tiny_run):

@@ -1,6 +1,7 @@
 """How `gentool decode` writes texts: as many lines for each input line, in order, as they come."""
 
 import json
+import sys
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from gentool.cli.options import value
 from gentool.errors import BadDataError, UsageError
 from gentool.streams import one_line
 
+SOME = 5
 Answers = Iterable[tuple[int, list[Any] | BadDataError]]
 OnError = Annotated[
     str, value("skip|stop", "A line that cannot be used: an empty line for it, or the end.")
@@ -19,6 +21,30 @@ def check_on_error(on_error: str) -> None:
     """Raise UsageError for an unknown choice."""
     if on_error not in ("skip", "stop"):
         raise UsageError(f"--on-error is skip or stop, got {on_error!r}")
+
+
+class Unknown:
+    """Tells of lines with words that a model does not know: of the first SOME, then how many."""
+
+    def __init__(self) -> None:
+        self.n = 0
+
+    def tell(self, number: int) -> None:
+        """Of line `number`, from 1."""
+        self.n += 1
+        if self.n <= SOME:
+            console.warn(f"line {number} has words that this model does not know")
+
+    def rest(self) -> None:
+        """At the end."""
+        if self.n > SOME:
+            console.warn(f"{self.n} lines have words that this model does not know")
+
+
+def tell_waiting(inputs: str | None) -> None:
+    """Say that it is the user's turn, where input is typed on a terminal."""
+    if inputs in (None, "-") and sys.stdin is not None and sys.stdin.isatty():
+        console.info("reading lines from the terminal; Ctrl-D ends them")
 
 
 def write_answers(

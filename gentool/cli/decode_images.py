@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from gentool.cli import options
-from gentool.cli.answers import check_on_error
+from gentool.cli.answers import check_on_error, tell_waiting
 from gentool.cli.console import console
 from gentool.cli.options import count, value
 from gentool.cli.pictures import Out, check_guided, check_streams, with_blanks, write
@@ -88,6 +88,8 @@ def decode_images(
     chosen = sample_settings(loaded, settings, section)
     shape, labels = loaded.backend.shape, class_names(loaded)
     edits = image is not None and inputs is None
+    if not edits:
+        tell_waiting(inputs)
     read = edit_lines(num, (image, mask)) if edits else input_lines(inputs or "-")
     if edits and not any(read):
         loaded.backend.no_condition()  # of all, and no fault of a line

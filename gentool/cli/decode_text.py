@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from gentool.cli import options
-from gentool.cli.answers import OnError, check_on_error, write_answers
+from gentool.cli.answers import OnError, Unknown, check_on_error, tell_waiting, write_answers
 from gentool.cli.console import console
 from gentool.cli.options import count
 from gentool.cli.sample_text import Out
@@ -63,12 +63,12 @@ def decode_text(
         told = {"line": number + 1, "seed": seed, "text": text if isinstance(text, str) else ""}
         return told | ({"error": str(text)} if isinstance(text, Exception) else {})
 
-    def unknown(number: int) -> None:
-        console.warn(f"line {number + 1} has words that this model does not know")
-
+    unknown = Unknown()
+    tell_waiting(inputs)
     with tracing(trace, "decode", loaded, chosen, seed) as how["recorder"]:
         lines = arriving_lines(inputs or "-")
-        filled = fill_lines(loaded, lines, seed, chosen, num, unknown=unknown, **how)
+        filled = fill_lines(loaded, lines, seed, chosen, num, unknown=unknown.tell, **how)
         skipped = write_answers(filled, record, out, num=num, on_error=on_error, as_json=as_json)
+    unknown.rest()
     if skipped:
         raise BadDataError(skipped)

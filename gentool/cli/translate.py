@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from gentool.cli import options
-from gentool.cli.answers import OnError, check_on_error, write_answers
+from gentool.cli.answers import OnError, Unknown, check_on_error, tell_waiting, write_answers
 from gentool.cli.console import console
 from gentool.cli.options import flag, value
 from gentool.cli.sample_text import Out
@@ -100,14 +100,15 @@ def translate(
         check_trace_target(trace, out=out)
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}")
     first: list[str] = []  # lines, that a trace shows
-    unknown = loaded.backend.source.special("unk")
+    unknown, unread = loaded.backend.source.special("unk"), Unknown()
+    tell_waiting(inputs)
 
     def lines() -> Iterator[str | BadDataError | None]:
         number = 0
         for line in arriving_lines(inputs or "-"):
             number += line is not None
             if isinstance(line, str) and unknown in loaded.backend.source.encode(line):
-                console.warn(f"line {number} has words that this model does not know")
+                unread.tell(number)
             if trace and line is not None and len(first) < SAMPLES:
                 first.append(str(line))
             yield line
@@ -136,5 +137,6 @@ def translate(
         skipped = write_answers(
             answers, record, out, num=n_best, on_error=on_error, as_json=as_json
         )
+    unread.rest()
     if skipped:
         raise BadDataError(skipped)

@@ -34,7 +34,7 @@ from gentool.training.config import TrainConfig
 from gentool.training.optimizer import ema_update, learning_rate, load_optimizer, make_optimizer
 from gentool.training.run import Log
 from gentool.training.signals import StopRequest, stop_request
-from gentool.training.validation import validation_bleu, validation_loss
+from gentool.training.validation import BATCH, validation_bleu, validation_loss
 
 _ADVICE = (
     "the last state is untouched, but its settings lead here again: begin a new run with its "
@@ -360,7 +360,9 @@ class Trainer:
     def _validate(self, run: Path, run_config: RunConfig) -> None:
         if self.accelerator.is_main_process:
             n = self.train.validation_examples
-            loss, n = validation_loss(self.backend, self.ema.module, self.held_out, self.data, n)
+            room = min(BATCH, self.train.batch_size)  # for so many there is memory
+            of = (self.backend, self.ema.module, self.held_out, self.data)
+            loss, n = validation_loss(*of, n, room)
             if not math.isfinite(loss):
                 raise NonFiniteError(f"step {self.step}: validation loss {loss}", _ADVICE)
             record = {"step": self.step, "val_loss": loss, "val_examples": n}
