@@ -8,7 +8,8 @@ steps, in turns; ours at about their parameters, of which many are per picture a
 theirs, and at about their FLOPs. forward: one pass of the paper's transformer over
 8 × 256 tokens, as a share of a matrix product's rate. cache: a training step of each
 recipe from pictures and from cached tokens. steps: scene_accuracy for numbers of steps, with
-shuffled captions as a control. inpaint: held-out scenes with one thing covered.
+shuffled captions and an untrained network as controls. inpaint: held-out scenes with one thing
+covered.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -41,7 +43,7 @@ from gentool.device import has_bf16, pick_device
 from gentool.nn.text import Encoded
 from gentool.render import to_uint8
 from gentool.resources import read_recipe
-from gentool.rng import BatchRng
+from gentool.rng import BatchRng, torch_seed
 from gentool.sampling import draw_samples, sample_settings
 from gentool.settings import build
 from gentool.tokenizers import train as train_tokenizer
@@ -230,11 +232,20 @@ def steps(options: Any) -> list[dict[str, Any]]:
     loaded = load_checkpoint(find_checkpoint(options.checkpoint, "mvtm"), "mvtm")
     source = Scenes("test")
     lines = [source[i].caption for i in range(options.num)]
-    text = loaded.backend.captions.rows(lines[1:] + lines[:1])
-    pixels = drawn(loaded, options.num, sample_settings(loaded, {}), {"text": text})
-    right = [read_scene(pixels[i]) == read_scene(source[i].image) for i in range(options.num)]
-    control = {"metric": "scene_accuracy[shuffled captions]", "value": float(np.mean(right))}
-    return [*figures, control | {"n": options.num, "seed": 0}]
+    with torch_seed("untrained"):
+        fresh = replace(loaded, network=loaded.backend.network().eval())
+    for name, model, told in (
+        ("shuffled captions", loaded, lines[1:] + lines[:1]),
+        ("untrained", fresh, lines),
+    ):
+        text = {"text": loaded.backend.captions.rows(told)}
+        pixels = drawn(model, options.num, sample_settings(loaded, {}), text)
+        right = [read_scene(pixels[i]) == read_scene(source[i].image) for i in range(options.num)]
+        value = float(np.mean(right))
+        figures.append(
+            {"metric": f"scene_accuracy[{name}]", "value": value, "n": options.num, "seed": 0}
+        )
+    return figures
 
 
 def inpaint(options: Any) -> list[dict[str, Any]]:
