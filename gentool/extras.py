@@ -1,4 +1,4 @@
-"""Libraries of the `[eval]` extra, which may not be there."""
+"""Libraries that may not be there: those of the `[eval]` extra, and trackers."""
 
 import importlib
 from typing import Any

@@ -1,7 +1,7 @@
 """What users give to image models: captions, classes, noise, pictures with holes."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
@@ -13,7 +13,7 @@ from torch import Tensor
 from gentool.data.decode import MAX_BYTES, decode
 from gentool.errors import BadDataError, UsageError, missing_file, nearest
 from gentool.nn.text import Captions
-from gentool.streams import place, stream_any_lines, waits
+from gentool.streams import is_pipe, place, stream_any_lines, waits
 
 Shape = tuple[int, int, int]  # C, H, W
 SHOWN = 80  # letters of a caption that a message repeats
@@ -26,12 +26,19 @@ def input_lines(where: str) -> list[str | BadDataError]:
     raise BadDataError(f"{place(where)} has no lines, so there is nothing to draw")
 
 
-def edit_lines(num: int | None, pictures: Sequence[Path | None]) -> list[str | BadDataError]:
-    """Of edits for which no INPUT is named: the lines that wait on standard input, unless `num`
-    says how many to draw or that is one of the pictures; else as many empty ones."""
+def edit_lines(
+    num: int | None, pictures: Sequence[Path | None], tell: Callable[[str], None]
+) -> list[str | BadDataError]:
+    """Of edits for which no INPUT is named: the lines that wait on standard input, which is told,
+    unless `num` says how many to draw or that is one of the pictures; else as many empty ones."""
     lines: list[str | BadDataError] = []
-    if not num and Path("-") not in pictures and waits():
-        lines = list(stream_any_lines("-"))
+    if not num and Path("-") not in pictures:
+        if waits():
+            lines = list(stream_any_lines("-"))
+        elif is_pipe():
+            tell("nothing waits on standard input, so there is no caption; INPUT - waits for one")
+    if lines:
+        tell(f"an edit for each of {len(lines)} lines of standard input")
     return lines or [""] * (num or 1)
 
 

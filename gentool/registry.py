@@ -86,7 +86,8 @@ def draws(name: str) -> bool:
 
 def about(name: str) -> str:
     """What a backend or helper is, in a line: that of its module."""
-    return (options_module(name).__doc__ or "").splitlines()[0].partition(": ")[2]
+    first = next(iter((options_module(name).__doc__ or "").splitlines()), "")
+    return first.partition(": ")[2]
 
 
 def default_recipe(name: str) -> str:

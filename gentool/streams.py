@@ -53,11 +53,20 @@ def arriving_lines(where: str) -> Iterator[str | BadDataError | None]:
 
 def waits() -> bool:
     """Whether standard input is a file, or a pipe in which something is: never to be waited for."""
+    return stat.S_ISREG(_mode()) or (is_pipe() and _ready(sys.stdin.buffer))
+
+
+def is_pipe() -> bool:
+    """Whether standard input is one."""
+    return stat.S_ISFIFO(_mode())
+
+
+def _mode() -> int:
+    """What kind of file standard input is; 0 for none."""
     try:
-        mode = os.fstat(sys.stdin.fileno()).st_mode
+        return os.fstat(sys.stdin.fileno()).st_mode
     except (OSError, ValueError):  # no descriptor
-        return False
-    return stat.S_ISREG(mode) or (stat.S_ISFIFO(mode) and _ready(sys.stdin.buffer))
+        return 0
 
 
 def _pieces(file: BinaryIO) -> Iterator[bytes | None]:

@@ -171,6 +171,7 @@ def test_version_doctor_and_list(cli):
     text = shipped("recipes")["ddpm-photos"].read_text()
     assert cli("list", "recipes", "ddpm-photos").out == text
     assert cli("list", "recipes", "ddpm-photos", "--json").records[0]["backend"] == "ddpm"
+    assert cli("list", "recipes", shipped("recipes")["ddpm-photos"]).out == text
     assert cli("list", "recipes", "ddpm-photo").code == 3
     assert cli("list", "backends", "ddpm").code == 2
 

@@ -17,6 +17,7 @@ from gentool.checkpoint.config import read_config
 from gentool.checkpoint.load import Loaded, load_checkpoint
 from gentool.inputs import box_hole
 from gentool.render import to_uint8
+from gentool.resources import read_recipe
 from gentool.rng import BatchRng
 from gentool.sampling import draw_samples
 
@@ -90,6 +91,20 @@ def test_a_run_cut_in_its_first_stage_becomes_what_was_asked_for(
     assert (run_config.recipe, states_of(out)[-1]) == ("tiny-mvtm", 5)
     assert run_config.config["train"]["seed"] == 3
     assert run_config.config["masking"]["label_smoothing"] == 0
+
+
+def test_a_first_stage_goes_on_with_data_that_were_moved(cli, mvtm_recipe, tmp_path, monkeypatch):
+    pictures, out = tmp_path / "pictures", tmp_path / "run"
+    shutil.copytree(read_recipe(str(mvtm_recipe))[1]["data"]["spec"][0], pictures)
+    given = ("--recipe", mvtm_recipe, "--data", pictures)
+    cut(cli, monkeypatch, ("train", "mvtm", *given, "--out", out), 2)
+    (pictures / "ant/0.png").rename(tmp_path / "kept.png")
+    resume = ("train", "mvtm", "--out", out, "--resume", "latest", "--steps", 2, "-q")
+    assert cli(*resume).code == 4, "changed"
+    (tmp_path / "kept.png").rename(pictures / "ant/0.png")
+    pictures.rename(tmp_path / "moved")
+    assert cli(*resume).code == 3
+    assert cli(*resume, "--data", tmp_path / "moved").code == 0
 
 
 def test_overwrite_replaces_a_first_stage(cli, mvtm_recipe, mvtm_run, tmp_path, monkeypatch):

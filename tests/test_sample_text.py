@@ -112,7 +112,8 @@ def test_a_file_appears_whole_or_not_at_all(sample, tmp_path, monkeypatch):
         return draw(self, *arguments, **given)
 
     monkeypatch.setattr(Backend, "draw", failing)
-    assert sample("-n", 4, "-b", 2, "--out", tmp_path / "other").code == 6
+    result = sample("-n", 4, "-b", 2, "--out", tmp_path / "other")
+    assert result.code == 6 and f"the lines so far are in {tmp_path}/other.part" in result.err
     assert {path.name for path in tmp_path.rglob("*")} == {"new", "lines.txt", "other.part"}
     kept = (tmp_path / "other.part").read_text()  # the first batch, and that is not all
     assert kept and out.read_text().startswith(kept)

@@ -6,8 +6,14 @@ from conftest import fails, log_of
 from PIL import Image
 
 from gentool.data.config import ImageData, PairData, TextData
-from gentool.data.holdout import text_train_and_validation, train_and_validation, training_texts
+from gentool.data.holdout import (
+    elsewhere,
+    text_train_and_validation,
+    train_and_validation,
+    training_texts,
+)
 from gentool.errors import BadDataError
+from gentool.teacher.distill import open_corpus
 
 
 @pytest.fixture
@@ -45,7 +51,7 @@ def test_texts_and_pairs_to_validate_on(tmp_path):
     assert [train[i].text for i in range(train.size)] == ["one", "two", "three"]
     assert [held_out[i].text for i in range(held_out.size)] == ["four"]
     assert list(training_texts(config, "both")) == ["one", "two", "three"]
-    with pytest.raises(BadDataError, match="no text in"):
+    with pytest.raises(BadDataError, match="empty.txt: no text in it"):
         text_train_and_validation(TextData(spec=spec, validation=(str(tmp_path / "empty.txt"),)))
 
     for name, lines in {"s.en": "a\nb\n", "s.de": "A\nB\n", "d.en": "c\n", "d.de": "C\n"}.items():
@@ -73,10 +79,38 @@ def test_training_and_eval_know_the_data_to_validate_on(folders, train, cli):
     assert record["val_examples"] == 6
     [figure] = cli("eval", "ddpm", "-c", run, "--metric", "loss", "--json").records
     assert (figure["n"], figure["split"]) == (6, "held out")
-    fails(train(*given, "--resume", "latest", "-q", out=run), 2, "data.validation")
+    resume = ("train", "ddpm", "--out", run, "--resume", "latest", "-q")
+    fails(cli(*resume, "--set", "data.validation=[]"), 2, "data.validation is []")
+    (folders / "bright").rename(folders / "moved")
+    moved = ("--set", f"data.validation={folders}/moved", "--steps", 5)
+    assert cli(*resume, *moved).code == 0
+    (folders / "moved/a/0.png").unlink()
+    fails(cli(*resume, "--steps", 6), 2, "or those have changed")
 
     wrong = ("--set", f"data.validation={folders}/others", "-q")
     fails(train(*given, *wrong, out=folders / "new"), 2, "has the classes ['a', 'c']")
     wrong = ("--set", f"data.validation={folders}/nothing", "-q")
     fails(train(*given, *wrong, out=folders / "new"), 3, "nothing")
     assert not (folders / "new").exists()
+
+
+def test_other_data_have_columns_and_records_of_their_own(tmp_path):
+    (tmp_path / "t.csv").write_text("text,kind\none,a\ntwo,b\n")
+    (tmp_path / "dev.txt").write_text("three\n")
+    config = TextData(
+        spec=(f"{tmp_path}/t.csv",), text_column="text", attributes=("kind",),
+        validation=(f"{tmp_path}/dev.txt",),
+    )  # fmt: skip
+    _, held_out = text_train_and_validation(config)
+    assert held_out[0].text == "three"
+    shards = ImageData(spec=("a.tar",), where=("width>=64",), validation=("photos",))
+    assert elsewhere(shards, shards.validation).where == ()
+
+
+def test_distilling_holds_nothing_out_where_others_are_validated_on(tmp_path):
+    for name, lines in {"s.en": "a\nb\n", "s.de": "A\nB\n", "d.en": "c\n", "d.de": "C\n"}.items():
+        (tmp_path / name).write_text(lines)
+    spec, dev = f"{tmp_path}/s.en,{tmp_path}/s.de", f"{tmp_path}/d.en,{tmp_path}/d.de"
+    corpus = open_corpus(PairData(spec=(spec,), validation=(dev,)), None)
+    assert (len(corpus.indices), corpus.held_out) == (2, set())
+    assert len(open_corpus(PairData(spec=(spec,)), None).held_out) == 1

@@ -129,6 +129,9 @@ def test_an_encoder_at_rest_is_not_moved_by_momentum(cli, recipe, tmp_path):
         load_file(out / f"state/step-000000{step}/model.safetensors") for step in (10, 20)
     )
     assert not before["n"].any() and after["n"].all()
+    with pytest.raises(BadCheckpointError, match="no codes yet: it stands at step 10"):
+        find_tokenizer(f"{out}/state/step-00000010")
+    assert find_tokenizer(f"{out}/state/step-00000020").hash == find_tokenizer(str(out)).hash
     for name, tensor in before.items():
         assert torch.equal(tensor, after[name]) == name.startswith("encoder."), name
     stopped = tmp_path / "stopped"

@@ -282,6 +282,8 @@ def test_an_edit_takes_the_captions_that_wait(cli, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.stdin", os.fdopen(read))
     alone = cli(*edit, "--out", tmp_path / "free.npy", "--json")
     os.close(write)
+    assert "nothing waits on standard input" in alone.err
+    fails(cli(*edit, "-", "--mask", "-", "--out", tmp_path / "y.npy"), 2)
     assert json.loads(alone.out)["caption"] == ""
     assert not np.array_equal(np.load(tmp_path / "told.npy"), np.load(tmp_path / "free.npy"))
 

@@ -85,7 +85,7 @@ def load_checkpoint(folder: Path | str, backend: str) -> Loaded:
         load_sampling_tensors(network, tensors)
     except MachineError as error:  # of the Hub: what the checkpoint needs is not here
         raise NotFoundError(
-            str(error), "the network, or the folder that it was trained with"
+            str(error), "a connection to the Hub, or the folder that it was trained with"
         ) from None
     except (UsageError, RuntimeError, KeyError) as error:
         raise BadCheckpointError(

@@ -45,7 +45,8 @@ def read_tokenizer(checkpoint: Path, written: str) -> Any:
 def find_tokenizer(name: str) -> Any:
     """The tokenizer in the folder `name`, or that of the checkpoint `name`, which may be a shipped
     one. Raises NotFoundError or BadCheckpointError."""
-    folder = run_of(shipped("checkpoints").get(name, Path(name)))
+    place = shipped("checkpoints").get(name, Path(name))
+    folder = run_of(place)
     path = folder / "model.safetensors"
     if not path.is_file():
         return load(folder)
@@ -59,7 +60,7 @@ def find_tokenizer(name: str) -> Any:
     if tokenizer is None:
         backend = read_config(folder).backend
         if backend == "vq":  # a run that trained a tokenizer is one
-            return _trained(folder)
+            return _trained(place)
         raise BadCheckpointError(f"{folder} has no tokenizer: it is a {backend} checkpoint")
     return tokenizer
 

@@ -2,8 +2,10 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, TextIO
 
 from gentool.cli.console import console
 from gentool.cli.options import value
@@ -47,6 +49,21 @@ def tell_waiting(inputs: str | None) -> None:
         console.info("reading lines from the terminal; Ctrl-D ends them")
 
 
+@contextmanager
+def lines_to(out: str) -> Iterator[TextIO]:
+    """`gentool.outputs.text_file`; says where its lines are if it does not become whole."""
+    from gentool.outputs import text_file
+
+    try:
+        with text_file(out) as file:
+            yield file
+    except BaseException:
+        part = Path(f"{out}.part")
+        if out != "-" and part.exists():
+            console.warn(f"the lines so far are in {part}")
+        raise
+
+
 def write_answers(
     answers: Answers,
     record: Callable[[int, Any], dict[str, Any]],
@@ -63,10 +80,8 @@ def write_answers(
     there is none, and an error where the line could not be used: then, with on_error `stop`, raises
     BadDataError. Returns what was skipped, in words, for the end of all; "" if nothing was.
     """
-    from gentool.outputs import text_file
-
     bad = n = 0
-    with text_file(out) as file:
+    with lines_to(out) as file:
         for number, found in answers:
             if isinstance(found, BadDataError):
                 message = f"line {number + 1}: {found}"

@@ -16,7 +16,7 @@ EVERY = 5.0  # seconds between progress lines where standard error is not a term
 
 
 class Console:
-    """What a command says. `quiet` keeps results and errors, and drops the rest."""
+    """What a command says. `quiet` keeps results, warnings and errors, and drops the rest."""
 
     def __init__(self) -> None:
         self.quiet = False

@@ -67,6 +67,8 @@ def decode_images(
         raise UsageError("--num is for edits without INPUT; each line of INPUT is one picture")
     check_on_error(on_error)
     check_streams(out, as_json)
+    if [str(place) for place in (inputs, image, mask)].count("-") > 1:
+        raise UsageError("standard input is one thing: only one of INPUT, --image and --mask is -")
     idle = section.of_edits if image is None else section.not_of_edits
     if named := [name.replace("_", "-") for name in idle if name in settings]:
         where = "without --image" if image is None else "in an edit"
@@ -90,7 +92,7 @@ def decode_images(
     edits = image is not None and inputs is None
     if not edits:
         tell_waiting(inputs)
-    read = edit_lines(num, (image, mask)) if edits else input_lines(inputs or "-")
+    read = edit_lines(num, (image, mask), console.info) if edits else input_lines(inputs or "-")
     if edits and not any(read):
         loaded.backend.no_condition()  # of all, and no fault of a line
     lines = ["" if isinstance(line, BadDataError) else line for line in read]

@@ -26,7 +26,11 @@ def report(error: Exception) -> int:
         console.error(str(error), error.hint)
         return error.exit_code
     if _is_out_of_memory(error):
-        console.error("out of memory", "a smaller --batch-size, or --set train.batch_size=N")
+        console.error(
+            "out of memory",
+            "a smaller --batch-size, or --set train.batch_size=N (a validation takes 64 at a time; "
+            "train.validate_every=0 does without)",
+        )
         return 6
     if isinstance(error, OSError) and error.errno:
         at = f" ({error.filename})" if error.filename else ""

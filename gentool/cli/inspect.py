@@ -69,14 +69,14 @@ def _print(facts: dict[str, Any], number: int, as_json: bool) -> None:
 
 def _facts(folder: Path) -> dict[str, Any]:
     """What there is to know of a checkpoint."""
-    from gentool.checkpoint.config import read_config
+    from gentool.checkpoint.config import read_config, run_of
     from gentool.checkpoint.state import read_sampling, read_state, states
     from gentool.training.run import Log
 
     run_config = read_config(folder)
     tensors, step, tokenizer = read_sampling(folder, run_config.config)
-    kept = [read_state(place).step for place in states(folder)]
-    losses = Log(folder).validated()
+    kept = [read_state(place).step for place in states(run_of(folder))]
+    losses = Log(run_of(folder)).validated()
     return {
         "folder": str(folder),
         "backend": run_config.backend,

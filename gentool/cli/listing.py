@@ -1,6 +1,7 @@
 """`gentool list`: what there is to choose from."""
 
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -63,7 +64,8 @@ def _print_recipe(what: str | None, name: str, as_json: bool) -> None:
     if as_json:
         console.record({"recipe": name, **tree})
     else:
-        console.result(shipped("recipes")[name].read_text(encoding="utf-8").rstrip("\n"))
+        path = shipped("recipes").get(name, Path(name))
+        console.result(path.read_text(encoding="utf-8").rstrip("\n"))
 
 
 def _about(names: Iterable[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ import json
 from typing import Annotated, Any
 
 from gentool.cli import options
+from gentool.cli.answers import lines_to
 from gentool.cli.console import console
 from gentool.cli.options import count, value
 from gentool.cli.tracing import Trace, tracing
@@ -54,7 +55,6 @@ def sample_text(
     check_steering(settings, control, classifier)
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.control import open_controls, success
-    from gentool.outputs import text_file
     from gentool.render.traces import check_trace_target
     from gentool.sampling import draw_texts, sample_settings, words
     from gentool.streams import one_line
@@ -70,7 +70,7 @@ def sample_text(
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
     ties, tokens, texts = 0, 0, []
     tracer = tracing(trace, "sample", loaded, chosen, seed)
-    with text_file(out) as file, tracer as recorder:
+    with lines_to(out) as file, tracer as recorder:
         drawn = draw_texts(
             loaded,
             indices,

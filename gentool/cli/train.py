@@ -96,7 +96,8 @@ def train(
         raise UsageError(f"recipe {name} is not for {backend}", "gentool list recipes")
     if data and "scenes" not in data and "scenes" in name and not (recipe or resume):
         others = "|".join(other for other in recipes_of(backend) if "scenes" not in other)
-        console.info(f"{name} is made for the built-in world; for other data: --recipe {others}")
+        other = f"; for other data: --recipe {others}" if others else ""
+        console.info(f"{name} is made for the built-in world{other}")
     plan = Plan(
         backend=backend,
         recipe=name,

@@ -23,7 +23,9 @@ class ImageData:
         fixed=False,  # but what is there: it may have been moved
     )
     validation: tuple[str, ...] = setting(
-        (), "data to validate on, in place of a part of the others that is held out"
+        (),
+        "data to validate on, in place of a part of the others that is held out",
+        fixed=False,  # but whether there are any, and what
     )
     split: str = setting("train", "part of scenes", choices=("train", "test", "test-novel"))
     image_size: int = setting(32, "height and width the model sees, in pixels", low=1)
@@ -82,7 +84,9 @@ class TextData:
         fixed=False,  # but what is there: it may have been moved
     )
     validation: tuple[str, ...] = setting(
-        (), "data to validate on, in place of a part of the others that is held out"
+        (),
+        "data to validate on, in place of a part of the others that is held out",
+        fixed=False,  # but whether there are any, and what
     )
     split: str = setting("train", "part of scenes", choices=("train", "test", "test-novel"))
     language: str = setting(

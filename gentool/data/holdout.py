@@ -14,7 +14,8 @@ from gentool.data.config import OF_SCENES, ImageData, TextData
 from gentool.data.images import open_images
 from gentool.data.loader import ON_BAD
 from gentool.data.source import Data, Example, RawImage, Record, Sharded, Source, Subset, Window
-from gentool.data.text import Text, open_texts
+from gentool.data.tar import is_tar
+from gentool.data.text import Text, has_columns, open_texts
 from gentool.errors import BadDataError, UsageError
 from gentool.rng import generator, seed_of
 
@@ -106,7 +107,7 @@ def train_and_validation(config: ImageData) -> tuple[Data, Source[Example]]:
     """
     source = open_images(config)
     if config.validation:
-        other = open_images(_other(config))
+        other = open_images(elsewhere(config, config.validation))
         if isinstance(other, Sharded):
             raise UsageError(
                 "data.validation cannot be shards, which are read in passing",
@@ -136,9 +137,12 @@ def text_train_and_validation(config: TextData) -> tuple[Source[Text], Source[Te
     `split_texts`; or all of them, and what `config.validation` names."""
     source = open_texts(config)
     if config.validation:
-        both = source, open_texts(_other(config))
-        train, other = (each if each.size is None else _with_text(each, config) for each in both)
-        return train, other
+        there = elsewhere(config, config.validation)
+        other = open_texts(there)
+        return (
+            source if source.size is None else split_texts(source, config)[0],
+            other if other.size is None else _with_text(other, there),
+        )
     if source.size is None:
         from gentool.data.scenes import SceneTexts
 
@@ -146,15 +150,22 @@ def text_train_and_validation(config: TextData) -> tuple[Source[Text], Source[Te
     return split_texts(source, config)
 
 
-def _other(config: Section) -> Section:
-    """The data to validate on, read as those to train on are."""
-    split = "test" if config.validation == ("scenes",) else "train"
-    plain: dict[str, Any] = {
-        name: getattr(type(config), name) for name in OF_SCENES if hasattr(config, name)
-    }
-    if split == "test":
-        plain["language"] = config.language
-    return replace(config, spec=config.validation, validation=(), split=split, **plain)
+def elsewhere(config: Section, specs: tuple[str, ...], split: str = "") -> Section:
+    """The section by which other data than those of training are read: without what training made
+    easier or more frequent, and without what is said of columns and records that they do not
+    have. split: of scenes, in place of `test`."""
+    own = [name for name in OF_SCENES if hasattr(config, name)]
+    plain: dict[str, Any] = {name: getattr(type(config), name) for name in own}
+    if isinstance(config, TextData) and not any(map(has_columns, specs)):
+        columns = ("text_column", "source_column", "mr_column")
+        plain |= {column: "" for column in columns} | {"attributes": ()}
+    elif isinstance(config, ImageData) and not any(map(is_tar, specs)):
+        plain["where"] = ()
+    if specs == ("scenes",):
+        plain |= {"language": config.language, "split": split or "test"}
+    else:
+        plain["split"] = "train"
+    return replace(config, spec=specs, validation=(), **plain)
 
 
 def _with_text(source: Source[Text], config: TextData) -> Subset[Text]:
@@ -171,8 +182,11 @@ def split_texts(source: Source[Text], config: TextData) -> tuple[Subset[Text], S
 
     Those held out are the least by a hash: which they are depends on no
     order, and no text that is trained on is among them, however often it occurs. (Of pairs, this is
-    said of the sources.) Empty ones are in neither part. A single text serves as both.
+    said of the sources.) Empty ones are in neither part. A single text serves as both. Where
+    `config.validation` names others, none are held out.
     """
+    if config.validation:
+        return _with_text(source, config), Subset(source, [])
     hashes = _hashes(source, config)
     distinct, first = np.unique(hashes, return_index=True)
     first = first[(distinct > 0) & (distinct < UNREADABLE)]

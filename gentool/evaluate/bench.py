@@ -142,18 +142,20 @@ def warm_up(request: Timed) -> None:
 
 
 def _draw(request: Timed) -> None:
-    """Samples that are not looked at; pictures of held-out classes or captions, where the model is
-    told any."""
+    """Samples that are not looked at; pictures of held-out captions, or of each class in turn,
+    where the model is told any."""
     if isinstance(request, TimedPairs):
         request.decode(request.held_out_texts(request.held_out()[0]))
     elif request.kind == "text":
         for _ in request.drawn(draw_texts):
             pass
     else:
-        given = {}
-        if request.loaded.backend.captions or request.loaded.backend.classes:
+        given, backend = {}, request.loaded.backend
+        if backend.captions:
             examples = consecutive(request.held_out()[0], 0, request.num)
-            given = request.loaded.backend.as_in(examples, request.num)
+            given = backend.as_in(examples, request.num)
+        elif backend.classes:
+            given = {"y": torch.arange(request.num) % backend.classes}
         for _ in request.drawn(draw_samples, given=given):
             pass
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gentool.checkpoint.config import is_checkpoint
+from gentool.checkpoint.config import is_checkpoint, run_of
 from gentool.checkpoint.weights import tensors_hash
 from gentool.errors import BadDataError, UsageError
 from gentool.tokenizers.huggingface import translated
@@ -63,7 +63,7 @@ def _fitted(folder: Path, device: torch.device) -> Extractor:
         return network.features(x if data.channels == 3 else x.mean(dim=1, keepdim=True))
 
     identity = tensors_hash(loaded.network.state_dict())
-    return Extractor(folder.resolve().name, identity, data.image_size, features)
+    return Extractor(run_of(folder.resolve()).name, identity, data.image_size, features)
 
 
 def _inception(device: torch.device) -> Extractor:

@@ -52,7 +52,7 @@ def scenes(request: Request) -> list[Figure]:
 
 def _unprompted(request: Request) -> list[Figure]:
     # Nothing is named that a guidance scale could guide to: it is for the captioned ones.
-    bare = {"guidance_scale": 1.0} if hasattr(request.settings, "guidance_scale") else {}
+    bare = {"guidance_scale": 1.0} if request.loaded.backend.captions else {}
     batches = request.drawn(draw_samples, **bare)
     pixels = np.concatenate([to_uint8(images) for _, images in batches])
     return request.of_samples(unconditional_figures(pixels), **bare)

@@ -8,13 +8,12 @@ from typing import Any
 
 from gentool.checkpoint.load import Loaded, find_checkpoint, load_checkpoint
 from gentool.control import Controls
-from gentool.data.config import OF_SCENES
+from gentool.data.holdout import elsewhere
 from gentool.data.images import open_images
 from gentool.data.scenes.draw import CANVAS
 from gentool.data.source import Data
 from gentool.data.stream import open_stream
-from gentool.data.tar import is_tar
-from gentool.data.text import Text, has_columns, open_texts
+from gentool.data.text import Text, open_texts
 from gentool.device import pick_device
 from gentool.errors import BadDataError, UsageError
 from gentool.evaluate.extractors import Extractor, load_extractor
@@ -126,15 +125,7 @@ class Request:
         config = self.loaded.config.data
         name, _, split = self.data.partition(":")
         opened = open_images if self.kind == "images" else open_texts
-        # What training made easier, or more frequent, is measured as it is.
-        plain = {key: getattr(type(config), key) for key in OF_SCENES if hasattr(config, key)}
-        if self.kind == "text" and not has_columns(self.data):
-            columns = ("text_column", "source_column", "mr_column")
-            plain |= {column: "" for column in columns} | {"attributes": ()}
-        elif self.kind == "images" and not is_tar(self.data):
-            plain["where"] = ()
         if name == "scenes":
-            plain["language"] = config.language
-            chosen = replace(config, spec=("scenes",), split=split or "test", **plain)
+            chosen = elsewhere(config, ("scenes",), split)
             return opened(chosen), chosen.split
-        return opened(replace(config, spec=(self.data,), split="train", **plain)), "all"
+        return opened(elsewhere(config, (self.data,))), "all"

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from torch import nn
 
+from gentool.checkpoint.config import run_of
 from gentool.checkpoint.load import Loaded
 from gentool.control import holds, success
 from gentool.data.scenes import parse_caption
@@ -129,7 +130,7 @@ def judge(request: Request) -> list[Figure]:
     examples = [text.text for text in request.held_out_texts(source)]
     real, real_cut = _judged(judging, network, examples)
     drawn, drawn_cut = _judged(judging, network, request.texts)
-    made = {"judge": judging.folder.name, "judge_step": judging.step}
+    made = {"judge": run_of(judging.folder).name, "judge_step": judging.step}
     made["judge_data"] = judging.run_config.data["fingerprint"]
     values = {
         "judge_nll": drawn, "judge_perplexity_ratio": math.exp(drawn - real), "judge_cut": drawn_cut

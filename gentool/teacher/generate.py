@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gentool.checkpoint.config import is_checkpoint, read_config
+from gentool.checkpoint.config import is_checkpoint, read_config, run_of
 from gentool.checkpoint.weights import tensors_hash
 from gentool.data.rows import batches, padded
 from gentool.device import pick_device, use_bf16
@@ -100,7 +100,9 @@ def _trained(folder: Path) -> Teacher:
 
     loaded = load_checkpoint(folder, HELPER)
     state = loaded.network.state_dict()
-    teacher: Teacher = loaded.backend.teacher(loaded.network, folder.name, tensors_hash(state))
+    teacher: Teacher = loaded.backend.teacher(
+        loaded.network, run_of(folder).name, tensors_hash(state)
+    )
     return teacher
 
 

@@ -69,8 +69,7 @@ class TokenCache:
             raise BadDataError(f"{folder} holds tokens of other data ({made_of})")
         if made_with != _columns(config):
             raise BadDataError(
-                f"{folder} was made with other columns of the data: {made_with}, not "
-                f"{_columns(config)}"
+                f"{folder} was made of other parts of the data: {made_with}, not {_columns(config)}"
             )
         self.tokens = tokens
         self.fingerprint = f"{fingerprint}-cached-{self.size}-{about['views']}"
@@ -187,6 +186,8 @@ def _views(
 
 
 def _columns(config: ImageData) -> dict[str, str]:
-    """What the data's fingerprint does not tell: which of their columns are read."""
+    """What the data's fingerprint does not tell: which of their columns are read, and whether all
+    of them are trained on."""
     names = ("image_column", "label_column", "caption_column")
-    return {name: getattr(config, name) for name in names if getattr(config, name)}
+    held = {"held out": "none"} if config.validation else {}
+    return {name: getattr(config, name) for name in names if getattr(config, name)} | held

@@ -38,7 +38,7 @@ class TrainConfig:
     log_every: int = setting(50, "steps between records in log.jsonl", low=1, fixed=False)
     tracker: str = setting(
         "none",
-        "who is told what log.jsonl is",
+        "where the records of log.jsonl go too",
         choices=("none", "tensorboard", "wandb"),
         fixed=False,
     )

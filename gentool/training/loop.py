@@ -34,7 +34,7 @@ from gentool.training.config import TrainConfig
 from gentool.training.optimizer import ema_update, learning_rate, load_optimizer, make_optimizer
 from gentool.training.run import Log
 from gentool.training.signals import StopRequest, stop_request
-from gentool.training.validation import BATCH, validation_bleu, validation_loss
+from gentool.training.validation import validation_bleu, validation_loss
 
 _ADVICE = (
     "the last state is untouched, but its settings lead here again: begin a new run with its "
@@ -190,9 +190,6 @@ class Trainer:
         seen = self.examples
         busy = rate = 0.0
         self._settle()
-        # RUN/gentool holds what tensorboard reads.
-        named = {"wandb": {"name": run.name, "dir": str(run)}}
-        self.accelerator.init_trackers("gentool", init_kwargs=named)
         started = time.monotonic()
         with stop_request(self.reporter.info) as request:
             while self.step < end and not self._asked_to_stop(request, limits):
@@ -226,8 +223,6 @@ class Trainer:
             if saved != self.step and self.accelerator.is_main_process:
                 self.save(run, run_config)
             self.accelerator.wait_for_everyone()
-        for tracker in self.accelerator.trackers:
-            tracker.finish()
         done = "saved" if self.step > first else "already at"
         self.reporter.info(f"{done} step {self.step} of {train.steps} in {run}")
         if request.number:
@@ -360,9 +355,7 @@ class Trainer:
     def _validate(self, run: Path, run_config: RunConfig) -> None:
         if self.accelerator.is_main_process:
             n = self.train.validation_examples
-            room = min(BATCH, self.train.batch_size)  # for so many there is memory
-            of = (self.backend, self.ema.module, self.held_out, self.data)
-            loss, n = validation_loss(*of, n, room)
+            loss, n = validation_loss(self.backend, self.ema.module, self.held_out, self.data, n)
             if not math.isfinite(loss):
                 raise NonFiniteError(f"step {self.step}: validation loss {loss}", _ADVICE)
             record = {"step": self.step, "val_loss": loss, "val_examples": n}

@@ -91,11 +91,9 @@ def _continued(plan: Plan, run: Path, saved: RunConfig) -> Any:
         raise BadCheckpointError(f"{run}/config.json: {error}", error.hint) from None
     if plan.recipe_given:
         # What the environment set when it began is the run's own, as are its data.
-        own = {
-            "train": {name: saved.config["train"][name] for name in ("seed", "precision")},
-            "data": {"spec": saved.config["data"]["spec"]},
-        }
-        config = _complete(plan, build(config_class, _over(merge(plan.tree, own), plan.given)))
+        own = {"train": {name: saved.config["train"][name] for name in ("seed", "precision")}}
+        given = merge({"data": {"spec": saved.config["data"]["spec"]}}, plan.given)
+        config = _complete(plan, build(config_class, _over(merge(plan.tree, own), given)))
     else:
         config = build(config_class, merge(saved.config, plan.given))
     check_same(run, saved, to_tree(config), free_keys(config_class))

@@ -79,11 +79,26 @@ def train(
             reporter.info(f"new run in {run}")
         reporter.info(f"data: {extent(trainer.source)}")
         trainer.accelerator.wait_for_everyone()
+        _track(trainer, run)
         trainer.fit(run, run_config, limits)
     finally:
+        for tracker in trainer.accelerator.trackers:
+            tracker.finish()
         trainer.loader.close()
         trainer.accelerator.free_memory()
     return run
+
+
+def _track(trainer: Trainer, run: Path) -> None:
+    """Begin telling the tracker, if there is one; RUN/gentool holds what tensorboard reads."""
+    named = {"wandb": {"name": run.name, "dir": str(run)}}
+    try:
+        trainer.accelerator.init_trackers("gentool", init_kwargs=named)
+    except Exception as error:  # whatever its library raises, of one who has no key, say
+        raise UsageError(
+            f"train.tracker {trainer.train.tracker}: {error}",
+            "--resume latest goes on, also with --set train.tracker=none",
+        ) from None
 
 
 def _check_stop(resolved: Resolved, stop_at: int | None) -> None:
@@ -116,7 +131,9 @@ def _first_stage(
     del second
     reporter.info(f"stage one of two: the image tokenizer, recipe {name}")
     folder = out / FIRST
-    first = Plan("vq", name, tree, {}, {}, True, folder, resume="auto", again=plan.again)
+    # Its data are named, as those of a run that goes on may have been moved.
+    given = {"data": {"spec": tree["data"]["spec"]}}
+    first = Plan("vq", name, tree, given, {}, True, folder, resume="auto", again=plan.again)
     train(first, device, None, deadline, reporter)
     done = stages.is_done(out, resolved.config)
     reporter.info(
@@ -227,6 +244,8 @@ def _new_run_config(backend: str, resolved: Resolved, trainer: Trainer) -> RunCo
         "size": source.size,
         "labels": list(getattr(source, "labels", ())),
     }
+    if trainer.data.validation:
+        data["validation"] = trainer.held_out.fingerprint
     if trainer.backend.tokenizer:
         data["tokenizer"] = trainer.backend.tokenizer.hash
     if text_encoder := frozen_encoder(trainer.backend):
@@ -265,6 +284,13 @@ def _check_data(run_config: RunConfig, trainer: Trainer) -> None:
             f"the data have changed since the run was started (fingerprint "
             f"{trainer.source.fingerprint}, was {run_config.data['fingerprint']})",
             "put them back, or start a new run with --init",
+        )
+    validated = run_config.data.get("validation")
+    if validated != (trainer.held_out.fingerprint if trainer.data.validation else None):
+        raise UsageError(
+            f"data.validation is {list(trainer.data.validation)}, but the run was "
+            f"started with {list(run_config.config['data']['validation'])}, or those have changed",
+            "a new run, with --init",
         )
     check_frozen_encoder(run_config, trainer.backend)
 

@@ -19,14 +19,14 @@ SEED = 0x5EED  # of order, noise and noise levels: validations of all runs are c
 
 @torch.no_grad()
 def validation_loss(
-    backend: Backend, network: nn.Module, source: Data, data: Any, n: int, at_a_time: int = BATCH
+    backend: Backend, network: nn.Module, source: Data, data: Any, n: int
 ) -> tuple[float, int]:
     """Mean loss over n examples of `source` (all of them, if it has fewer), and their number."""
     device = next(network.parameters()).device
     was_training, total, seen = network.training, 0.0, 0
     network.eval()
     try:
-        for examples in held_out_examples(backend, source, data, n, at_a_time):
+        for examples in held_out_examples(backend, source, data, n):
             rng = BatchRng([example.rng for example in examples])
             batch = backend.collate([example.value for example in examples], rng)
             batch = {name: tensor.to(device) for name, tensor in batch.items()}
@@ -49,10 +49,9 @@ def validation_bleu(backend: Any, network: nn.Module, source: Data, n: int) -> f
 
 
 def held_out_examples(
-    backend: Backend, source: Data, data: Any, n: int, at_a_time: int = BATCH
+    backend: Backend, source: Data, data: Any, n: int
 ) -> Iterator[list[Prepared[Any]]]:
-    """n examples of `source` (all of them, if it has fewer) in batches, always the same ones. What
-    is drawn for one does not depend on `at_a_time`.
+    """n examples of `source` (all of them, if it has fewer) in batches, always the same ones.
 
     data: the [data] section; augmentation is off.
     """
@@ -61,8 +60,8 @@ def held_out_examples(
     # What is left out of them is told of by `data check`; each validation would tell it anew.
     loader: Loader[Any] = Loader(open_stream(source, SEED), prepare, data, lambda message: None)
     try:
-        for start in range(0, n, at_a_time):
-            examples = loader.next(min(at_a_time, n - start))
+        for start in range(0, n, BATCH):
+            examples = loader.next(min(BATCH, n - start))
             first = [example for example in examples if example.epoch == 0]
             if first:
                 yield first

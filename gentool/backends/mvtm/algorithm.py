@@ -131,7 +131,7 @@ def decode(
     for step in range(steps):
         is_masked = ids == mask_id
         u_token, u_choice = (rng.uniform(L, dtype=torch.float64).to(ids.device) for _ in range(2))
-        done = step / max(1, steps - 1)
+        done = step / (steps - 1) if steps > 1 else 1.0
         logits = logits_fn(ids, is_masked, done)[:, :K].float()  # [M, K]
         among = cutoff(nucleus(logits / temperature, top_p), entropy_cutoff)
         drawn = categorical(among, u_token[is_masked])
