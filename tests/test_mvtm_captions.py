@@ -134,7 +134,7 @@ def test_a_token_cache_is_trained_on_in_place_of_pictures(
     assert result.code == 4 and "another tokenizer" in result.err
     (cache / "about.json").write_text(about.replace("{}", '{"caption_column": "de"}'))
     result = cli(*train_it, tmp_path / "again")
-    assert result.code == 4 and "other columns" in result.err
+    assert result.code == 4 and "other parts of the data" in result.err
     (cache / "about.json").write_text(about)
     (cache / "records.jsonl").write_text("")
     result = cli(*train_it, tmp_path / "again")

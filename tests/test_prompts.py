@@ -358,5 +358,5 @@ def test_pictures_without_captions_cannot_be_trained_from_captions(cli, caption_
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     command = ("train", "ddpm", "--recipe", caption_recipe, "--out", tmp_path / "run", "-q")
     result = cli(*command, "--data", tmp_path)  # the recipe's language is that of scenes
-    fails(result, 4, "no text to train a tokenizer on", "model.text.encoder=none")
+    fails(result, 4, "no text to train a tokenizer on", "ddpm-photos")
     fails(cli(*command, "--data", tmp_path, "--set", "data.language=zh"), 2, "data.language")
