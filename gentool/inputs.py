@@ -38,7 +38,7 @@ def edit_lines(
         elif is_pipe():
             tell("nothing waits on standard input, so there is no caption; INPUT - waits for one")
     if lines:
-        tell(f"an edit for each of {len(lines)} lines of standard input")
+        tell(f"an edit for each line of standard input, {len(lines)} in all")
     return lines or [""] * (num or 1)
 
 

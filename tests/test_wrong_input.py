@@ -274,7 +274,7 @@ def test_an_edit_takes_the_captions_that_wait(cli, tmp_path, monkeypatch):
     os.close(write)
     told = cli(*edit, "--out", tmp_path / "told.npy", "--json")
     assert json.loads(told.out)["caption"] == "a small red circle in the center"
-    (tmp_path / "captions.txt").write_text("a big blue square in the center\n" * 2)
+    (tmp_path / "captions.txt").write_text("a large blue square in the center\n" * 2)
     with open(tmp_path / "captions.txt") as file:
         monkeypatch.setattr("sys.stdin", file)
         assert len(cli(*edit, "--out", tmp_path / "two.npy", "--json").out.splitlines()) == 2
