@@ -52,7 +52,7 @@ def decode_images(
     gentool decode {backend} captions.txt --guidance-scale 2 --out drawn/
     printf 'cat\\ndog\\n' | gentool decode {backend} -c runs/mine --out animals/
     gentool decode {backend} --image in.png --box 8,8,16,16 -n 4
-    echo 'a large red circle in the center' | gentool decode {backend} --image in.png --box 8,8,16,16
+    echo 'a large red circle' | gentool decode {backend} --image in.png --box 8,8,16,16
     gentool decode {backend} --image in.png --mask hole.png --out out.png
 
     Picture I belongs to line I and makes the draws of sample I.
