@@ -31,6 +31,14 @@ def test_length_0_is_impossible_and_the_length_token_is_gone():
     assert memory.bias.shape == (1, 1, 1, 3)
 
 
+def test_lengths_are_told_apart_in_bf16_too():
+    net = network()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        net.lengths.weight[2:] = net.lengths.weight[1] * torch.linspace(1, 1.001, LONGEST)[1:, None]
+        scores = net.encode(torch.tensor([[7, 8, 9]])).length_logits[0, 1:]
+    assert scores.dtype == torch.float32 and len(scores.unique()) == LONGEST
+
+
 def test_padding_of_sources_and_targets_changes_nothing():
     net = network()
     src_ids, ids = torch.tensor([[7, 8, 9]]), torch.tensor([[MASK, 6, MASK]])

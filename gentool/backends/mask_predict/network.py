@@ -80,7 +80,8 @@ class MaskPredictTransformer(nn.Module):
         bias_x = F.pad(bias, (1, 0))
         for layer in self.encoder:
             x = layer(x, bias_x)  # [B, 1 + S, D]
-        length_logits = F.linear(x[:, 0], self.lengths.weight)
+        with torch.autocast(x.device.type, enabled=False):  # in bf16 neighbouring lengths would tie
+            length_logits = F.linear(x[:, 0].to(self.lengths.weight), self.lengths.weight)
         length_logits = F.pad(length_logits[:, 1:], (1, 0), value=-torch.inf)
         decoder = cast(Iterable[Layer], self.decoder)
         keys_values = [layer.cross.keys_values(x[:, 1:]) for layer in decoder]
