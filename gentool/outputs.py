@@ -134,6 +134,12 @@ def _write_grid(
         tell(number, path, place)
 
 
+def part_of(path: Path) -> Path:
+    """Where the lines of `text_file` are until they are all there; a link stays one."""
+    place = path.resolve()
+    return place.with_name(f"{place.name}.part")
+
+
 @contextmanager
 def text_file(out: str) -> Iterator[TextIO]:
     """Where lines of text go: a file, FILE.part until it is whole, so that lines which took
@@ -149,12 +155,11 @@ def text_file(out: str) -> Iterator[TextIO]:
             yield file
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    place = path.resolve()  # a link stays one
-    part = place.with_name(place.name + ".part")
+    part = part_of(path)
     try:
         with part.open("w", encoding="utf-8") as file:
             yield file
-        os.replace(part, place)
+        os.replace(part, path.resolve())
     finally:
         if part.exists() and not part.stat().st_size:
             part.unlink()

@@ -52,14 +52,13 @@ def tell_waiting(inputs: str | None) -> None:
 @contextmanager
 def lines_to(out: str) -> Iterator[TextIO]:
     """`gentool.outputs.text_file`; says where its lines are if it does not become whole."""
-    from gentool.outputs import text_file
+    from gentool.outputs import part_of, text_file
 
     try:
         with text_file(out) as file:
             yield file
     except BaseException:
-        part = Path(f"{out}.part")
-        if out != "-" and part.exists():
+        if out != "-" and (part := part_of(Path(out))).exists():
             console.warn(f"the lines so far are in {part}")
         raise
 
