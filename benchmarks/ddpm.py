@@ -11,7 +11,6 @@ and FLOPs per image. quality: both trained for as long, then measured with `read
 
 import argparse
 import copy
-import resource
 import subprocess
 import sys
 import tempfile
@@ -205,9 +204,15 @@ def scenes(options: Any) -> list[dict[str, Any]]:
     """One training step of the built-in recipe's network on 32 images."""
     ours, theirs = scenes_pair()
     x_0, t = batch(32)
-    sides = {"diffusers": step(theirs, x_0, t), "gentool": step(ours, x_0, t)}
-    figures = rates(alternate(sides, 3 * options.repeats), 32, "diffusers", 3 * options.repeats)
-    return [f | describe(n) for f, n in zip(figures, (theirs, ours), strict=True)]
+    sides = {"diffusers fp32": step(theirs, x_0, t), "gentool fp32": step(ours, x_0, t)}
+    networks = [theirs, ours]
+    if has_bf16(x_0.device):
+        for name, network in (("diffusers bf16", theirs), ("gentool bf16", ours)):
+            sides[name] = step(copy.deepcopy(network), x_0, t, bf16=True)
+            networks.append(network)
+    times = alternate(sides, 3 * options.repeats)
+    figures = rates(times, 32, "diffusers fp32", 3 * options.repeats)
+    return [f | describe(n) for f, n in zip(figures, networks, strict=True)]
 
 
 def memory(options: Any) -> list[dict[str, Any]]:
@@ -234,7 +239,9 @@ def child(options: Any) -> list[dict[str, Any]]:
     if torch.cuda.is_available():
         print(torch.cuda.max_memory_allocated() / 2**20)
     else:
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+        # Not getrusage: that is never below what the process that began this one had in use.
+        status = Path("/proc/self/status").read_text()
+        print(int(status.split("VmHWM:")[1].split()[0]) / 2**10)
     return []
 
 

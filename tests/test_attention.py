@@ -9,15 +9,18 @@ from torch import Tensor, nn
 from gentool.nn.attention import EncoderLayer, attend
 
 B, HEADS, L, S, D = 2, 3, 5, 7, 8
+FILLED_UP = 26  # so many keys are filled up to a whole register, S are not
 
 
-def masks() -> list[Tensor | None]:
-    seen = torch.tensor([[True] * S, [True] * 4 + [False] * 3])[:, None, None]  # [B, 1, 1, S]
+def masks(S: int) -> list[Tensor | None]:
+    seen = torch.tensor([[True] * S, [True] * 4 + [False] * (S - 4)])[:, None, None]  # [B, 1, 1, S]
     return [None, seen, torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)]
 
 
-@pytest.mark.parametrize("mask", masks(), ids=["none", "bool", "float"])
-def test_written_out_it_is_torchs_forwards_and_backwards(mask):
+@pytest.mark.parametrize("kind", [0, 1, 2], ids=["none", "bool", "float"])
+@pytest.mark.parametrize("S", [S, FILLED_UP])
+def test_written_out_it_is_torchs_forwards_and_backwards(S, kind):
+    mask = masks(S)[kind]
     exact = [normal(B, HEADS, n, D, seed=n).requires_grad_() for n in (L, S, S)]
     written = [x.detach().bfloat16().requires_grad_() for x in exact]
     expected = F.scaled_dot_product_attention(

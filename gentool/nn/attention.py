@@ -9,6 +9,7 @@ from torch import Tensor, nn
 # The keys up to which the product is faster written out, where `_written_out` says that it may be
 # (benchmarks/attention.py).
 LONGEST = 512
+LANES = 32  # bf16 numbers in a register: torch's softmax takes the rest of a row one by one
 
 
 def attend(
@@ -22,11 +23,13 @@ def attend(
     """
     if not _written_out(q, k.shape[-2]):
         return F.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout)
+    if mask is not None and mask.dtype == torch.bool:
+        mask = k.new_zeros(mask.shape).masked_fill_(~mask, -torch.inf)
+    if 0 < -k.shape[-2] % LANES < LANES / 2:
+        k, v, mask = _filled_up(k, v, mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)  # [..., L, S]
     if mask is not None:
-        scores = (
-            scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-        )
+        scores = scores + mask
     weights = scores.softmax(dim=-1).to(v.dtype)  # a mask of fp32 has made it fp32
     return F.dropout(weights, dropout) @ v
 
@@ -35,6 +38,14 @@ def _written_out(q: Tensor, S: int) -> bool:
     """Training in bf16 on a CPU: torch's own backward pass takes several times as long there
     as that of its parts."""
     return q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad and S <= LONGEST
+
+
+def _filled_up(k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys and values up to a multiple of LANES, and a mask to be added that hides the new ones."""
+    more = -k.shape[-2] % LANES
+    mask = k.new_zeros(k.shape[-2]) if mask is None else mask
+    k, v = F.pad(k, (0, 0, 0, more)), F.pad(v, (0, 0, 0, more))
+    return k, v, F.pad(mask, (0, more), value=-torch.inf)
 
 
 class EncoderLayer(nn.TransformerEncoderLayer):

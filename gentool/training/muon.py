@@ -95,11 +95,12 @@ def orthogonalised(G: Tensor) -> Tensor:
     X = G if wide else G.mT
     X = X / (X.norm(dim=(1, 2), keepdim=True) + 1e-7)
     A = X @ X.mT  # [N, n, n], n the smaller of rows and columns
-    P = torch.eye(A.shape[1], dtype=A.dtype, device=A.device).expand_as(A)
-    for _ in range(ITERATIONS):
+    P = None
+    for i in range(ITERATIONS):
         Q = torch.baddbmm(b * A, A, A, alpha=c)
         Q.diagonal(dim1=1, dim2=2).add_(a)
-        P = Q @ P
-        A = Q @ A @ Q
+        P = Q if P is None else Q @ P
+        if i < ITERATIONS - 1:
+            A = Q @ A @ Q
     X = P @ X
     return X if wide else X.mT

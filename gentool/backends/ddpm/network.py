@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gentool.backends.ddpm import ModelConfig
 from gentool.nn.attention import attend
+from gentool.nn.norm import GroupNorm
 from gentool.nn.text import Encoded, TextEncoder
 from gentool.nn.time import timestep_features
 
@@ -245,9 +246,9 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
-def group_norm(c: int, config: ModelConfig) -> nn.GroupNorm:
+def group_norm(c: int, config: ModelConfig) -> GroupNorm:
     """Normalisation over groups of the c channels."""
-    return nn.GroupNorm(config.norm_groups, c, eps=config.norm_eps)
+    return GroupNorm(config.norm_groups, c, eps=config.norm_eps)
 
 
 def zero(module: Layer) -> Layer:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gentool.nn.norm import GroupNorm
 from gentool.tokenizers.vq import AdversarialConfig, ModelConfig, QuantizerConfig
 from gentool.tokenizers.vq.adversarial import Discriminator
 from gentool.tokenizers.vq.algorithm import (
@@ -204,7 +205,7 @@ class Block(nn.Module):
         return self.skip(x) + h
 
 
-class PositionNorm(nn.GroupNorm):
+class PositionNorm(GroupNorm):
     """GroupNorm of each position by itself, [B, C, h, w]."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -218,9 +219,9 @@ def convolution(c_in: int, c_out: int, local: bool, bias: bool = True) -> nn.Con
     return nn.Conv2d(c_in, c_out, *((1, 1, 0) if local else (3, 1, 1)), bias=bias)
 
 
-def norm(c: int, config: ModelConfig, local: bool) -> nn.GroupNorm:
+def norm(c: int, config: ModelConfig, local: bool) -> GroupNorm:
     """Over all positions, or of each."""
-    return (PositionNorm if local else nn.GroupNorm)(config.norm_groups, c, eps=1e-6)
+    return (PositionNorm if local else GroupNorm)(config.norm_groups, c, eps=1e-6)
 
 
 def head(c: int, config: ModelConfig, local: bool = False) -> list[nn.Module]:
