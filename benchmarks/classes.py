@@ -1,4 +1,4 @@
-"""The grids of classes in docs/ddpm.md and docs/mvtm.md: a class a row, at three guidance scales.
+"""The grids of classes in the docs: a class a row, at three guidance scales.
 
 python benchmarks/classes.py runs/ddpm-cifar10-small cifar10-classes.png
 python benchmarks/classes.py runs/mvtm-cifar10 cifar10-mvtm.png

@@ -1,4 +1,4 @@
-"""The sheet of names and pictures in docs/ddpm.md: 64 names that a run never saw, drawn by it.
+"""The sheet of names and pictures in the docs: 64 names that a run never saw, drawn by it.
 
 python benchmarks/names.py runs/ddpm-emoji-text
 """

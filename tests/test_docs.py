@@ -39,6 +39,18 @@ def test_every_picture_and_page_that_is_linked_exists():
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_every_place_within_a_page_that_is_linked_exists():
+    def places(page: Path) -> set[str]:
+        headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+        return {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+        for target, place in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text()):
+            assert place in places(page.parent / target if target else page), (
+                f"{page.name}: {place}"
+            )
+
+
 def test_every_setting_in_the_docs_exists():
     from gentool.registry import BACKENDS, HELPERS, options_module
     from gentool.settings import flatten, to_tree
