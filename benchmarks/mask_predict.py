@@ -74,7 +74,7 @@ def main() -> None:
         folder = find_checkpoint(options.checkpoint, "mask-predict")
         loaded = load_checkpoint(folder, "mask-predict")
         request = PairRequest(loaded, settings, options.data, options.n, 0, "cpu", 0, "fp32")
-        pairs = request.held_out_texts(request.held_out()[0])
+        pairs = request.held_out_texts(request.held_out[0])
         sources, references = [p.source or "" for p in pairs], [p.text for p in pairs]
     longest = max(len(loaded.backend.source_ids(line)) for line in sources)
     teacher = open_teacher(options.twin, "cpu", "fp32") if options.twin else None

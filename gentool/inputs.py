@@ -160,9 +160,11 @@ def mask_hole(path: Path, shape: Shape) -> Tensor:
 
 
 def _open(path: Path) -> IO[bytes]:
-    """The file, or standard input (`-`). Raises NotFoundError."""
+    """The file or pipe, or standard input (`-`). Raises NotFoundError."""
     if str(path) == "-":
         return BytesIO(sys.stdin.buffer.read())
-    if not path.is_file():
+    if path.is_file():
+        return path.open("rb")
+    if not path.exists() or path.is_dir():
         raise missing_file(path)
-    return path.open("rb")
+    return BytesIO(path.read_bytes())  # a pipe, as of <(...): there is no going back in it

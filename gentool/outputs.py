@@ -143,7 +143,8 @@ def part_of(path: Path) -> Path:
 @contextmanager
 def text_file(out: str) -> Iterator[TextIO]:
     """Where lines of text go: a file, FILE.part until it is whole, so that lines which took
-    hours are not lost; or standard output for `-`."""
+    hours are not lost; or standard output for `-`. A FILE.part that is there becomes
+    FILE.part.old."""
     if out == "-":
         yield sys.stdout
         return
@@ -156,6 +157,8 @@ def text_file(out: str) -> Iterator[TextIO]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(path)
+    if part.exists() and part.stat().st_size:
+        os.replace(part, part.with_name(f"{part.name}.old"))
     try:
         with part.open("w", encoding="utf-8") as file:
             yield file

@@ -259,7 +259,7 @@ def test_scenes_that_training_made_easier_are_measured_as_they_are(
     loaded.config.data.easier = 100  # also the backend's
     loaded.config.data.near = 1.0
     request = Request(loaded, loaded.config.sample, data, 4, 0, "cpu", 4, None)
-    held_out, split = request.held_out()
+    held_out, split = request.held_out
     assert np.array_equal(held_out[0].image, Scenes("test")[0].image)
     assert request.of_scenes
 

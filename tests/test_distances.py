@@ -1,5 +1,8 @@
 """FID and KID: the library's arithmetic beside our own, extractors, controls and wrong inputs."""
 
+import shutil
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -210,6 +213,36 @@ def test_too_few_pictures_are_told_before_any_is_drawn(cli, class_run, pictures,
     assert result.code == 2 and "fid takes at least 193 pictures" in result.err
 
 
+@pytest.mark.parametrize("lack", ["pictures", "library"])
+def test_what_kid_lacks_is_told_before_any_is_drawn(
+    cli, class_run, pictures, features, tmp_path, monkeypatch, lack
+):
+    monkeypatch.setattr(Backend, "draw", lambda *given, **more: pytest.fail("drawn"))
+    if lack == "library":
+        monkeypatch.setitem(sys.modules, "torchmetrics.image.kid", None)
+    few = pictures
+    if lack == "pictures":
+        few = tmp_path
+        for path in pictures.glob("*/1*.png"):
+            (few / path.parent.name).mkdir(exist_ok=True)
+            shutil.copy(path, few / path.parent.name)
+    result = cli("eval", "ddpm", "-c", class_run, "--data", few, "-n", 60, "--features", features)
+    words = {"pictures": "kid takes at least 50 pictures, there are", "library": "pip install"}
+    assert result.code == 2 and words[lack] in result.err
+
+
+def test_the_usual_distance_is_that_of_the_smaller_set(
+    cli, class_run, pictures, features, monkeypatch
+):
+    n = len([*pictures.glob("*/*.png")])
+    monkeypatch.setattr(distances, "MANY", n + 1)
+    result = cli("eval", "ddpm", "-c", class_run, "--data", pictures, "-n", n + 9, "--json", "-q",
+                 "--features", features, "--steps", 1)  # fmt: skip
+    assert "kid[features-tiny]" in [record["metric"] for record in result.records]
+    settings = result.records[-1]["settings"]
+    assert (settings["data_n"], settings["subset_size"]) == (n, n // 2)
+
+
 def test_a_vision_model_of_transformers_in_a_folder(tmp_path):
     from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
@@ -258,3 +291,11 @@ def test_guidance_is_for_the_captioned_samples_alone(cli):
     assert result.code == 0, result.err
     scales = {r["metric"]: r["settings"]["guidance_scale"] for r in result.records}
     assert scales["scene_validity"] == 1 and scales["scene_validity[test-en]"] == 3
+
+
+def test_a_negative_prompt_is_for_the_captioned_samples_alone(cli):
+    few = ("eval", "ddpm", "-n", 2, "--steps", 1, "--metric", "scenes", "--json", "-q")
+    result = cli(*few, "--guidance-scale", 3, "--negative", "a red circle")
+    assert result.code == 0, result.err
+    told = {r["metric"]: r["settings"]["negative"] for r in result.records}
+    assert told["scene_validity"] == "" and told["scene_validity[test-en]"] == "a red circle"

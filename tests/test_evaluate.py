@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 from conftest import states_of
+from PIL import Image
 
+from gentool.backends.ddpm.backend import Backend
 from gentool.data.scenes import draw_scene, parse_caption, render, split_of
+from gentool.errors import BadDataError
 from gentool.evaluate.figures import parse_gate
 
 
@@ -49,6 +52,37 @@ def test_figures_do_not_depend_on_the_batch_and_gates_hold_or_do_not(
     for mine, theirs in zip(first.records, records, strict=True):
         assert {**mine, "value": 0} == {**theirs, "value": 0}
         assert (mine["value"] or 0) == pytest.approx(theirs["value"] or 0, rel=1e-3)
+
+
+def test_what_was_measured_is_told_if_what_comes_after_it_fails(cli, tiny_run, monkeypatch):
+    def fails(*given, **more):
+        raise BadDataError("no more")
+
+    monkeypatch.setattr(Backend, "draw", fails)
+    result = cli("eval", "ddpm", "-c", tiny_run, "-n", 4, "-q", "--json")
+    assert result.code == 4 and [record["metric"] for record in result.records] == ["loss"]
+
+
+def test_a_record_that_cannot_be_read_is_left_out_on_demand(cli, tiny_run, tmp_path):
+    for i in range(3):
+        Image.fromarray(np.full((32, 32, 3), 40 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    command = ("eval", "ddpm", "-c", tiny_run, "--data", tmp_path, "--metric", "loss", "-q")
+    result = cli(*command)
+    assert result.code == 4 and "--on-error skip leaves them out" in result.err
+    assert cli(*command, "--on-error", "skip").code == 0
+    assert cli(*command, "--on-error", "ignore").code == 2
+
+
+def test_texts_that_cannot_be_read_are_left_out_on_demand(cli, text_run, tmp_path):
+    (tmp_path / "texts.txt").write_bytes(b"a red circle\n\xff\na blue square\n")
+    command = ("eval", "diffusion-lm", "-c", text_run, "--data", tmp_path / "texts.txt", "-n", 3,
+               "--metric", "diversity", "-q", "--json")  # fmt: skip
+    result = cli(*command)
+    assert result.code == 4 and "--on-error skip leaves them out" in result.err
+    records = {record["metric"]: record for record in cli(*command, "--on-error", "skip").records}
+    assert records["distinct-1[real]"]["n"] == 2
+    assert records["distinct-1"]["settings"]["precision"] == "fp32"
 
 
 def test_loss_is_measured_on_the_data_given(cli, tiny_run):

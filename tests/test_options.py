@@ -5,6 +5,7 @@ import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from conftest import fails
 from PIL import Image
@@ -184,6 +185,23 @@ def test_what_is_no_file_is_written_to_and_a_link_stays_one(cli, tmp_path):
         assert cli("decode", "mask-predict", lines, "--out", pipe).code == 0
         assert read.result(timeout=60) == real.read_text()
     assert pipe.is_fifo()
+
+
+def test_pictures_and_arrays_come_through_pipes(cli, tmp_path):
+    picture, pipe, noise = (tmp_path / name for name in ("in.png", "pipe", "x_T.npy"))
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(picture)
+    np.save(noise, np.zeros((1, 3, 32, 32), np.float32))
+    os.mkfifo(pipe)
+    edit = ("decode", "ddpm", "--box", "0,0,8,8", "--steps", 1, "--resample", 1, "--image")
+    draw = ("sample", "ddpm", "-n", 1, "--steps", 1, "--init-noise")
+    for number, (command, file) in enumerate(((edit, picture), (draw, noise))):
+        piped, plain = tmp_path / f"{number}.png", tmp_path / f"{number}-plain.png"
+        with ThreadPoolExecutor() as pool:
+            wrote = pool.submit(pipe.write_bytes, file.read_bytes())
+            assert cli(*command, pipe, "--out", piped).code == 0
+            wrote.result(timeout=60)
+        assert cli(*command, file, "--out", plain).code == 0
+        assert piped.read_bytes() == plain.read_bytes()
 
 
 def test_bench_knows_of_the_checkpoint_of_the_environment(cli, monkeypatch):

@@ -118,6 +118,9 @@ def test_a_file_appears_whole_or_not_at_all(sample, tmp_path, monkeypatch):
     kept = (tmp_path / "other.part").read_text()  # the first batch, and that is not all
     assert kept and out.read_text().startswith(kept)
     fails(sample("-n", 1, "--out", tmp_path / "new", "-q"), 2, "folder")
+    monkeypatch.undo()
+    assert sample("-n", 1, "--out", tmp_path / "other").code == 0
+    assert (tmp_path / "other.part.old").read_text() == kept
 
 
 @pytest.mark.parametrize("option", ["--steps 21", "--steps 0", "--length -1", "--mbr 0",

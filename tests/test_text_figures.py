@@ -122,7 +122,7 @@ def test_samples_that_are_training_texts_are_counted(cli, text_recipe, text_run,
     given = ("--recipe", text_recipe, "--data", texts, "--out", run, "--steps", 1, "-q")
     assert cli("train", "diffusion-lm", *given).code == 0
     loaded = load_checkpoint(run, "diffusion-lm")
-    request = Request(loaded, loaded.config.sample, None, 4, 0, "cpu", 4, None)
+    request = Request(loaded, loaded.config.sample, None, 4, 0, "cpu", 4, "fp32")
     trained, _ = loaded.backend.sources()
     kept = [trained[i].text for i in range(3)]
     written = [" ".join(text.split()).replace(" .", ".") for text in kept]  # as samples are

@@ -15,6 +15,7 @@ from gentool.cli.bench_report import (
     run,
 )
 from gentool.cli.commands import add_command
+from gentool.cli.console import console
 from gentool.cli.figures import check_used
 from gentool.cli.help import group
 from gentool.cli.options import count, value
@@ -92,7 +93,7 @@ def bench(
                 for by, side in sides:
                     request = TimedRequest(
                         side, chosen, None, num, seed, device, batch_size, precision, judge,
-                        features=features,
+                        features=features, progress=console.denoising,
                     )  # fmt: skip
                     name = quality_metric(request, metric)
                     if name == "scenes" and loaded.backend.captions:

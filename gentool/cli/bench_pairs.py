@@ -12,6 +12,7 @@ from gentool.cli.bench_report import (
     numbers,
     run,
 )
+from gentool.cli.console import console
 from gentool.cli.figures import HeldOut
 from gentool.cli.options import count, value
 from gentool.cli.translate import BatchTokens, Fast
@@ -67,7 +68,7 @@ def bench_pairs(
                 chosen = sample_settings(loaded, one | {"steps": n}, section)
                 request = TimedPairs(
                     loaded, chosen, data, num, 0, device, 0, precision, batch_tokens=batch_tokens,
-                    how={"fast": fast},
+                    how={"fast": fast}, progress=console.decoded,
                 )  # fmt: skip
                 name = quality_metric(request, metric)
                 if name == "scenes" and data is None:

@@ -71,6 +71,10 @@ class Console:
         """Progress of samples."""
         self.progress(done, total, {"denoising": "steps"})
 
+    def decoded(self, done: int, total: int) -> None:
+        """Progress of sentences."""
+        self.progress(done, total, {"decoded": "sentences"})
+
     def stop(self) -> None:
         """Take the progress bar away."""
         if self._bar is not None:

@@ -89,6 +89,7 @@ def decode_images(
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
     chosen = sample_settings(loaded, settings, section)
     shape, labels = loaded.backend.shape, class_names(loaded)
+    edit = read_edit(image, box, mask, shape) if image else {}
     edits = image is not None and inputs is None
     if not edits:
         tell_waiting(inputs)
@@ -118,9 +119,7 @@ def decode_images(
     given = {"y": torch.tensor(y)} if labels else {}
     if captions:
         given["text"] = captions.rows([lines[number] for number in good])
-    if image:
-        edit = read_edit(image, box, mask, shape)
-        given |= {name: each.expand(len(good), *each.shape) for name, each in edit.items()}
+    given |= {name: each.expand(len(good), *each.shape) for name, each in edit.items()}
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen, but=idle)}, "
                  f"seed {seed}")  # fmt: skip
 

@@ -6,7 +6,16 @@ from typing import Annotated, Any
 from gentool.checkpoint.atomic import check_place
 from gentool.cli import options
 from gentool.cli.console import console
-from gentool.cli.figures import Gate, HeldOut, Metric, check_syntax, check_used, report
+from gentool.cli.figures import (
+    Gate,
+    HeldOut,
+    Metric,
+    OnError,
+    check_syntax,
+    check_used,
+    checked_data,
+    report,
+)
 from gentool.cli.options import count, value
 from gentool.cli.sample_text import Classifier, Control, check_steering
 from gentool.errors import UsageError
@@ -41,6 +50,7 @@ def evaluate(
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
+    on_error: OnError = None,
     gate: Gate = None,
     as_json: options.Json = False,
 ) -> None:
@@ -74,6 +84,7 @@ def evaluate(
     from gentool.sampling import sample_settings, words
 
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
+    checked_data(loaded.config.data, on_error)
     chosen = sample_settings(loaded, settings)
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}")
     request = Request(

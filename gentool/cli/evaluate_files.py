@@ -96,9 +96,9 @@ def images(
     from gentool.evaluate.files import read_any_images
     from gentool.evaluate.images import check_comparable, compare
 
+    extractor = load_extractor(features, chosen := pick_device(device))
     ours, theirs = read_any_images(drawn), read_any_images(reference)
     check_comparable(ours, theirs, metric or [])
-    extractor = load_extractor(features, chosen := pick_device(device))
     names = {"images": Path(drawn).name, "reference": Path(reference).name}
     report(compare(ours, theirs, metric or [], extractor, chosen, seed, names), gate or [], as_json)
 
@@ -125,13 +125,14 @@ def text(
     gentool decode mask-predict test.en | gentool eval text - --ref test.de --json
     """
     check_syntax(gate)
-    from gentool.evaluate.translation import scores
+    from gentool.evaluate.translation import scores, scoring
     from gentool.streams import place, stream_lines
 
     if ref.count("-") + (hypotheses == "-") > 1:
         raise UsageError("only one of HYP and --ref can be standard input")
-    texts = list(stream_lines(hypotheses))
+    scoring(tokenize)
     references = [list(stream_lines(name)) for name in ref]
+    texts = list(stream_lines(hypotheses))  # they may take their time
     for name, lines in zip(ref, references, strict=True):
         if len(lines) != len(texts):
             raise BadDataError(

@@ -4,7 +4,16 @@ from typing import Annotated, Any
 
 from gentool.cli import options
 from gentool.cli.console import console
-from gentool.cli.figures import Gate, HeldOut, Metric, check_syntax, check_used, report
+from gentool.cli.figures import (
+    Gate,
+    HeldOut,
+    Metric,
+    OnError,
+    check_syntax,
+    check_used,
+    checked_data,
+    report,
+)
 from gentool.cli.options import count, flag, value
 from gentool.cli.translate import BatchTokens, Dedup, Fast
 from gentool.registry import options_module
@@ -33,6 +42,7 @@ def evaluate_pairs(
     batch_tokens: BatchTokens = 4096,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
+    on_error: OnError = None,
     gate: Gate = None,
     as_json: options.Json = False,
 ) -> None:
@@ -58,11 +68,12 @@ def evaluate_pairs(
     from gentool.sampling import sample_settings, words
 
     loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
+    checked_data(loaded.config.data, on_error)
     chosen = sample_settings(loaded, settings, options_module(backend).DecodeConfig)
     console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}")
     request = PairRequest(
         loaded, chosen, data, num, 0, device, 0, precision,
-        progress=lambda done, total: console.progress(done, total, {"decoded": "sentences"}),
+        progress=console.decoded,
         batch_tokens=batch_tokens, gold_length=gold_length, how={"fast": fast, "dedup": dedup},
         twin=twin, tell=console.info,
     )  # fmt: skip

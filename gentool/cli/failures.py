@@ -28,8 +28,9 @@ def report(error: Exception) -> int:
     if _is_out_of_memory(error):
         console.error(
             "out of memory",
-            "a smaller --batch-size, or --set train.batch_size=N (a validation takes 64 at a time; "
-            "train.validate_every=0 does without)",
+            "fewer at a time: a smaller --batch-size or --batch-tokens; of a training --set "
+            "train.batch_size=N (a validation takes 64 at a time, train.validate_every=0 does "
+            "without)",
         )
         return 6
     if isinstance(error, OSError) and error.errno:

@@ -1,7 +1,7 @@
 """How figures are told, and what is asked of them."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 from gentool.cli.console import console
 from gentool.cli.options import value
@@ -19,10 +19,20 @@ Metric = Annotated[
     list[str] | None,
     value("NAME", "What to measure; repeatable. (default: the quick ones that fit)"),
 ]
+OnError = Annotated[
+    str | None, value("stop|skip", "On a record that cannot be read. (default: the run's)")
+]
 HeldOut = Annotated[
     str | None,
     value("SPEC", "Data to measure against. (default: what the run held out)"),
 ]
+
+
+def checked_data(config: Any, on_error: str | None) -> None:
+    """Put --on-error into the [data] section of a checkpoint. Raises UsageError."""
+    if on_error not in (None, "stop", "skip"):
+        raise UsageError(f"--on-error is stop or skip, got {on_error!r}")
+    config.on_error = on_error or config.on_error
 
 
 def check_syntax(gates: list[str] | None) -> None:
@@ -47,12 +57,14 @@ def check_used(option: str, metrics: list[str] | None, uses: Sequence[str] = ())
         raise UsageError(f"{option} does nothing for {', '.join(metrics)}", "leave it out")
 
 
-def report(figures: "list[Figure]", gates: list[str], as_json: bool) -> None:
-    """Print the figures, then raise GateError if a gate does not hold."""
+def report(figures: "Iterable[Figure]", gates: list[str], as_json: bool) -> None:
+    """Print the figures as they come, then raise GateError if a gate does not hold."""
+    told = []
     for figure in figures:
+        told.append(figure)
         if as_json:
             console.record(figure.record())
         elif not figure.detail:
             value = "undefined" if figure.value is None else f"{figure.value:.4f}"
             console.result(f"{figure.metric:32} {value:>10}   n = {figure.n}")
-    check_gates(figures, gates)
+    check_gates(told, gates)

@@ -81,7 +81,7 @@ def quality_metric(request: Request, name: str | None) -> str | None:
             raise UsageError(f"no metric {name!r} of samples", nearest(name, known))
         return name
     if request.features:
-        return usual_distance(request.num)
+        return usual_distance(request.compared)
     if request.judge:
         return "judge"
     if request.of_scenes:
@@ -101,7 +101,7 @@ def bench(request: Timed, metric: str | None, repeats: int, by: str) -> dict[str
         for repeat in range(repeats):
             timed = replace(request, seed=request.seed + repeat, seconds=0.0, made=0)
             if metric:
-                name, value = _quality(measure(timed, [metric]))
+                name, value = _quality(list(measure(timed, [metric])))
                 values.append(value)
             else:
                 _draw(timed)
@@ -145,14 +145,14 @@ def _draw(request: Timed) -> None:
     """Samples that are not looked at; pictures of held-out captions, or of each class in turn,
     where the model is told any."""
     if isinstance(request, TimedPairs):
-        request.decode(request.held_out_texts(request.held_out()[0]))
+        request.decode(request.held_out_texts(request.held_out[0]))
     elif request.kind == "text":
         for _ in request.drawn(draw_texts):
             pass
     else:
         given, backend = {}, request.loaded.backend
         if backend.captions:
-            examples = consecutive(request.held_out()[0], 0, request.num)
+            examples = consecutive(request.held_out[0], 0, request.num)
             given = backend.as_in(examples, request.num)
         elif backend.classes:
             given = {"y": torch.arange(request.num) % backend.classes}

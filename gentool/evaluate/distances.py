@@ -91,7 +91,8 @@ def check_enough(metric: str, n: int, least: int) -> None:
     if n < least:
         other = "kid takes fewer, or " if metric == "fid" and n >= LEAST else ""
         raise UsageError(
-            f"{metric} takes at least {least} pictures with these features, there are {n}",
+            f"{metric} takes at least {least} pictures"
+            f"{' with these features' if metric == 'fid' else ''}, there are {n}",
             f"{other}more of them, and as many pictures to compare with",
         )
 

@@ -55,7 +55,7 @@ def _pictures(folder: Path, pattern: str) -> list[tuple[str, np.ndarray]]:
 def _array(where: str, shape: tuple[int, int, int] | None) -> np.ndarray:
     """uint8 [N, H, W, C] of a .npy file; shape: C, H, W that it must have."""
     path = Path(where)
-    if not path.is_file():
+    if not path.exists():
         raise NotFoundError(f"no folder or array {where}")
     if path.name.lower().endswith(EXTENSIONS):
         raise UsageError(f"{where} is one picture", "a folder of pictures, or x.npy")

@@ -52,7 +52,10 @@ def scenes(request: Request) -> list[Figure]:
 
 def _unprompted(request: Request) -> list[Figure]:
     # Nothing is named that a guidance scale could guide to: it is for the captioned ones.
-    bare = {"guidance_scale": 1.0} if request.loaded.backend.captions else {}
+    bare: dict[str, Any] = {}
+    if request.loaded.backend.captions:
+        bare = {"guidance_scale": 1.0}
+        bare |= {"negative": ""} if hasattr(request.settings, "negative") else {}
     batches = request.drawn(draw_samples, **bare)
     pixels = np.concatenate([to_uint8(images) for _, images in batches])
     return request.of_samples(unconditional_figures(pixels), **bare)
@@ -93,8 +96,8 @@ def kid(request: Request) -> list[Figure]:
 def _distances(request: Request, metric: str) -> list[Figure]:
     loaded, device = request.loaded, pick_device(request.device)
     extractor = request.extractor
-    check_enough(metric, request.num, LEAST)
-    source, split = request.held_out()
+    check_enough(metric, request.compared, LEAST)
+    source, split = request.held_out
     backend, config = loaded.backend, loaded.config.data
 
     def real() -> Tensor:
@@ -105,8 +108,8 @@ def _distances(request: Request, metric: str) -> list[Figure]:
     key = {"data": source.fingerprint, "config": to_tree(config), "given": request.data}
     facts = {"split": split, "n": request.num, "features": extractor.identity}
     theirs = cached(key | facts, real)
-    if metric == "fid":  # told before samples are drawn
-        check_enough("fid", min(request.num, len(theirs)), theirs.shape[1] + 1)
+    n = min(request.num, len(theirs))  # told before samples are drawn
+    check_enough(metric, n, theirs.shape[1] + 1 if metric == "fid" else LEAST)
     given = _conditions(request, source)
     # As they are in a file: samples and data have 256 shades alike.
     drawn = (_shades(images) for _, images in request.drawn(draw_samples, given=given))
@@ -115,7 +118,7 @@ def _distances(request: Request, metric: str) -> list[Figure]:
     made = {
         "data": source.fingerprint,
         "data_n": len(theirs),
-        **how(extractor, metric, len(ours)),
+        **how(extractor, metric, n),
         **request.drawn_with(),
         **({"condition": "of the data"} if given else {}),
     }
@@ -207,7 +210,7 @@ def bound(request: Request) -> list[Figure]:
     """The bound in bits per dimension: its sum, its three parts, and L_t of every step t."""
     loaded, settings = request.loaded, request.settings
     network = loaded.network.to(pick_device(request.device))
-    source, split = request.held_out()
+    source, split = request.held_out
     sums = torch.zeros(settings.steps + 1, dtype=torch.float64)
     n = 0
     total = math.ceil(min(request.num, source.size or request.num) / BATCH) * len(sums)
@@ -220,7 +223,7 @@ def bound(request: Request) -> list[Figure]:
             request.progress(number * len(sums) + i + 1, total)
         n += len(examples)
     prior, *steps = (sums / n).tolist()
-    made = {"data": source.fingerprint, **request.drawn_with()}
+    made = {"data": source.fingerprint, **request.drawn_with(), "precision": "fp32"}
     parts = {
         "bpd": prior + math.fsum(steps),
         "bpd[prior]": prior,

@@ -62,13 +62,13 @@ class PairRequest(Request):
 
     def made_with(self, settings: Any, fingerprint: str) -> dict[str, Any]:
         """What figures were measured with."""
-        chosen = {"checkpoint_step": self.loaded.step, "data": fingerprint, **asdict(settings)}
+        chosen = self.drawn_with() | {"data": fingerprint, **asdict(settings)}
         return chosen | {"gold_length": self.gold_length, **self.how}
 
 
 def quality(request: PairRequest) -> list[Figure]:
     """BLEU, chrF and repetition, and how often the length is the reference's."""
-    source, split = request.held_out()
+    source, split = request.held_out
     pairs = request.held_out_texts(source)
     made = request.decode(pairs)
     with_ = request.made_with(request.settings, source.fingerprint)
@@ -89,7 +89,7 @@ def scenes(request: PairRequest) -> list[Figure]:
     scenes kept from training and, in brackets, of those with novel pairs of colour and shape."""
     figures = []
     for spec in [request.data] if request.data else ["scenes:test", "scenes:test-novel"]:
-        source, split = replace(request, data=spec).held_out()
+        source, split = replace(request, data=spec).held_out
         pairs = request.held_out_texts(source)
         value = scene_accuracy([pair.source or "" for pair in pairs], best(request.decode(pairs)))
         name = "scene_accuracy" + ("[test-novel]" if split == "test-novel" else "")
@@ -100,7 +100,7 @@ def scenes(request: PairRequest) -> list[Figure]:
 
 def table(request: PairRequest) -> list[Figure]:
     """BLEU, chrF, repetition and of scenes their accuracy for several T and length beams."""
-    source, split = request.held_out()
+    source, split = request.held_out
     pairs = request.held_out_texts(source)
     figures = []
     for T in STEPS:

@@ -10,11 +10,12 @@ from gentool.checkpoint.load import Loaded, find_checkpoint, load_checkpoint
 from gentool.control import Controls
 from gentool.data.holdout import elsewhere
 from gentool.data.images import open_images
+from gentool.data.loader import ON_BAD
 from gentool.data.scenes.draw import CANVAS
 from gentool.data.source import Data
 from gentool.data.stream import open_stream
 from gentool.data.text import Text, open_texts
-from gentool.device import pick_device
+from gentool.device import pick_device, use_bf16
 from gentool.errors import BadDataError, UsageError
 from gentool.evaluate.extractors import Extractor, load_extractor
 from gentool.evaluate.figures import Figure
@@ -98,26 +99,50 @@ class Request:
     def drawn_with(self) -> dict[str, Any]:
         """What samples were drawn with, for the figures' settings."""
         asked = {"control": list(self.controls.wanted)} if self.controls else {}
-        return {"checkpoint_step": self.loaded.step, **asdict(self.settings), **asked}
+        bf16 = use_bf16(self.precision, pick_device(self.device))
+        made = {"checkpoint_step": self.loaded.step, "precision": "bf16" if bf16 else "fp32"}
+        return made | asdict(self.settings) | asked
 
-    def of_samples(self, values: Mapping[str, float | None], **other: Any) -> list[Figure]:
-        """`values`, measured on the samples, as figures; other: as for `drawn`."""
-        made = self.drawn_with() | other
-        return [Figure(k, v, self.num, self.seed, None, made) for k, v in values.items()]
+    def of_samples(
+        self, values: Mapping[str, float | None], n: int | None = None, **other: Any
+    ) -> list[Figure]:
+        """`values`, measured on the samples, or on the first n of them, as figures; other: as for
+        `drawn`."""
+        n, made = self.num if n is None else n, self.drawn_with() | other
+        return [Figure(k, v, n, self.seed, None, made) for k, v in values.items()]
 
     def held_out_texts(self, source: Data, least: int = 0) -> list[Text]:
         """`num` texts of the held-out data or `least` (all of them, if there are fewer), always the
-        same, but for those that are empty. Raises BadDataError if none is left."""
+        same, but for those that are empty or, by `on_error`, cannot be read. Raises BadDataError
+        if none is left."""
         n = max(self.num, least)
         places = open_stream(source, SEED).next(min(n, source.size or n))
-        texts = [place.source[place.index] for place in places]
-        if found := [text for text in texts if not text.empty]:
+        found: list[Text] = []
+        for place in places:
+            try:
+                found.append(place.source[place.index])
+            except BadDataError as error:
+                if self.loaded.config.data.on_error == "stop":
+                    raise BadDataError(str(error), ON_BAD) from error
+        if found := [text for text in found if not text.empty]:
             return found
         raise BadDataError(
-            f"{self.data or 'the held-out data'}: all of {len(texts)} texts are empty",
+            f"{self.data or 'the held-out data'}: none of {len(places)} texts can be used",
             "a larger --num",
         )
 
+    @cached_property
+    def trained_on(self) -> Any:
+        """The data that the model was trained on."""
+        return self.loaded.backend.sources()[0]
+
+    @property
+    def compared(self) -> int:
+        """How many samples there are to compare with as many examples of the data."""
+        size = self.held_out[0].size
+        return self.num if size is None else min(self.num, size)
+
+    @cached_property
     def held_out(self) -> tuple[Data, str]:
         """The data to measure on, and its split in words."""
         if self.data is None:

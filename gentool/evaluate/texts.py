@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -33,18 +33,18 @@ def scenes(request: Request) -> list[Figure]:
 
 def diversity(request: Request) -> list[Figure]:
     """How much samples repeat one another and themselves, beside held-out texts."""
-    return _beside(request, diversity_figures(request.texts), diversity_figures)
+    return _beside(request, diversity_figures)
 
 
 def self_bleu(request: Request) -> list[Figure]:
     """How like one another samples are, beside held-out texts."""
-    return _beside(request, self_bleu_figures(request.texts), self_bleu_figures)
+    return _beside(request, self_bleu_figures, MOST_COMPARED)
 
 
 def copies(request: Request) -> list[Figure]:
     """copies: the share of samples that are texts of the training data, word for word."""
     tokenizer = request.loaded.tokenizer
-    source, _ = request.loaded.backend.sources()
+    source = request.trained_on
     if tokenizer is None or source.size is None:
         raise UsageError("metric 'copies' is for models of data that end")
     known = set()
@@ -66,7 +66,7 @@ def control(request: Request) -> list[Figure]:
     figures = request.of_samples(
         {"control": rates.pop("all")} | {f"control[{name}]": rate for name, rate in rates.items()}
     )
-    source, split = request.held_out()
+    source, split = request.held_out
     texts = request.held_out_texts(source, READ)
     made = {"data": source.fingerprint}
     for wanted in controls.wanted:
@@ -80,18 +80,20 @@ def control(request: Request) -> list[Figure]:
 
 def _beside(
     request: Request,
-    values: Mapping[str, float | None],
     measure: Callable[[Sequence[str]], dict[str, float | None]],
+    most: int | None = None,
 ) -> list[Figure]:
-    """Figures of samples, and as NAME[real] of as many held-out texts."""
-    source, split = request.held_out()
-    texts = [text.text for text in request.held_out_texts(source)]
+    """Figures of samples, and as NAME[real] of as many held-out texts, or all there are; of the
+    first `most` of both."""
+    drawn = request.texts[:most]
+    source, split = request.held_out
+    texts = [text.text for text in request.held_out_texts(source)][:most]
     made = {"data": source.fingerprint}
     real = [
         Figure(f"{name}[real]", value, len(texts), None, split, made)
         for name, value in measure(texts).items()
     ]
-    return request.of_samples(values) + real
+    return request.of_samples(measure(drawn), len(drawn)) + real
 
 
 def bound(request: Request) -> list[Figure]:
@@ -102,7 +104,7 @@ def bound(request: Request) -> list[Figure]:
     """
     loaded, settings = request.loaded, replace(request.settings, clamp=0.0)
     network = loaded.network.to(pick_device(request.device))
-    source, split = request.held_out()
+    source, split = request.held_out
     pad = loaded.tokenizer.special("pad") if loaded.tokenizer else 0
     sums = dict.fromkeys(("prior", "kl", "embedding", "rounding"), 0.0)
     n = tokens = 0
@@ -117,7 +119,8 @@ def bound(request: Request) -> list[Figure]:
             request.progress(number * calls + i + 1, total)
         n += len(rows)
         tokens += sum(id != pad for row in rows for id in row.ids[1:])
-    made = {"data": source.fingerprint, **request.drawn_with(), "clamp": 0.0, "tokens": tokens}
+    made = {"data": source.fingerprint, **request.drawn_with(), "precision": "fp32"}
+    made |= {"clamp": 0.0, "tokens": tokens}
     parts = {"bound": sum(sums.values())} | {f"bound[{k}]": v for k, v in sums.items()}
     return [Figure(name, bits / tokens, n, None, split, made) for name, bits in parts.items()]
 
@@ -126,7 +129,7 @@ def judge(request: Request) -> list[Figure]:
     """How likely a judge finds samples, beside held-out texts."""
     judging = request.judging
     network = judging.network.to(pick_device(request.device))
-    source, split = request.held_out()
+    source, split = request.held_out
     examples = [text.text for text in request.held_out_texts(source)]
     real, real_cut = _judged(judging, network, examples)
     drawn, drawn_cut = _judged(judging, network, request.texts)
@@ -187,10 +190,10 @@ def _pairs(rows: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
 
 
 def self_bleu_figures(texts: Sequence[str]) -> dict[str, float | None]:
-    """self_bleu (Zhu et al. 2018): the mean BLEU, 0 to 100, of each of the first texts against all
-    others of them; undefined for a single one."""
+    """self_bleu (Zhu et al. 2018): the mean BLEU, 0 to 100, of each text against all others;
+    undefined for a single one."""
     bleu = extra("sacrebleu", "self-bleu").sentence_bleu
-    rows = [" ".join(split(text)) for text in texts[:MOST_COMPARED]]
+    rows = [" ".join(split(text)) for text in texts]
     if len(rows) < 2:
         return {"self_bleu": None}
     scores = [

@@ -24,7 +24,7 @@ def reconstruction(request: Request) -> list[Figure]:
     `request.pictures`, each with its reconstruction to the right."""
     loaded = request.loaded
     image, device = loaded.backend.image, pick_device(request.device)
-    source, split = request.held_out()
+    source, split = request.held_out
     batches = []
     for examples in held_out_examples(loaded.backend, source, loaded.config.data, request.num):
         x = torch.stack([example.value.image for example in examples])

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gentool.errors import UsageError
 from gentool.evaluate.texts import repetition
@@ -29,15 +30,22 @@ def scores(
     BLEU finds words; by default `zh` where the references are Chinese, else `13a`. Raises
     UsageError, also where sacrebleu is not installed.
     """
-    sacrebleu = extra("sacrebleu.metrics", "BLEU and chrF")
-    if tokenize not in ("", *TOKENIZERS):
-        raise UsageError(f"--tokenize {tokenize}", f"known: {', '.join(TOKENIZERS)}")
+    sacrebleu = scoring(tokenize)
     found = {}
     bleu = sacrebleu.BLEU(tokenize=tokenize or ("zh" if _is_chinese(references[0]) else "13a"))
     for name, metric in {"bleu": bleu, "chrf": sacrebleu.CHRF()}.items():
         value = metric.corpus_score(list(hypotheses), [list(texts) for texts in references]).score
         found[name] = Score(value, str(metric.get_signature()))
     return found | {"repetition": Score(repetition(hypotheses))}
+
+
+def scoring(tokenize: str) -> Any:
+    """sacrebleu's metrics. Raises UsageError where they are not installed, or do not know
+    `tokenize`."""
+    metrics = extra("sacrebleu.metrics", "BLEU and chrF")
+    if tokenize not in ("", *TOKENIZERS):
+        raise UsageError(f"--tokenize {tokenize}", f"known: {', '.join(TOKENIZERS)}")
+    return metrics
 
 
 def _is_chinese(texts: Sequence[str]) -> bool:

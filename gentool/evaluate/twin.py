@@ -19,7 +19,7 @@ def twin(request: PairRequest) -> list[Figure]:
     """What the twin scores, greedily and with a beam, and how long all of them take: told, as
     figures hold no time. The sides take turns, and a sentence alone is a batch of one."""
     teacher = request.teacher
-    source, split = request.held_out()
+    source, split = request.held_out
     pairs = request.held_out_texts(source)
     sources = [pair.source or "" for pair in pairs]
     sides: dict[str, Side] = {"mask-predict": partial(_decoded, request)}

@@ -31,7 +31,7 @@ def check_plot_target(target: str) -> None:
     """Raise UsageError or OSError if no plot can be written to `target`, also where matplotlib is
     missing."""
     if Path(target).suffix not in ENDINGS:
-        raise UsageError(f"--plot {target}: not a {', '.join(ENDINGS)}")
+        raise UsageError(f"{target}: plots are written as {', '.join(ENDINGS)}")
     check_place(Path(target))
     _figure(1, 1)
 
