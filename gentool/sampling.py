@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from gentool.checkpoint.load import Loaded
+from gentool.checkpoint.load import Loaded, find_checkpoint, load_checkpoint
 from gentool.device import pick_device, use_bf16
 from gentool.errors import BadDataError, UsageError
 from gentool.extras import extra
@@ -41,6 +41,20 @@ def sample_settings(loaded: Loaded, given: Tree, section: type | None = None) ->
             f"--steps 1 to {most}",
         )
     return settings
+
+
+def opened(
+    checkpoint: str | None, backend: str, given: Tree, section: type | None = None
+) -> tuple[Loaded, Any]:
+    """A checkpoint of the backend, by folder or name, and how to sample from it. Raises as
+    `find_checkpoint`, `load_checkpoint` and `sample_settings`."""
+    loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
+    return loaded, sample_settings(loaded, given, section)
+
+
+def introduced(loaded: Loaded, settings: Any, but: Collection[str] = ()) -> str:
+    """The checkpoint, its step and the settings but for some, in words."""
+    return f"checkpoint {loaded.folder} (step {loaded.step}), {words(settings, but)}"
 
 
 def class_names(loaded: Loaded) -> list[str]:

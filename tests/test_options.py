@@ -75,6 +75,9 @@ def test_init_of_another_backend(cli, other):
         (("eval", "mvtm", "--metric", "loss", "--pictures", "x.png"), "metric reconstruction"),
         (("eval", "diffusion-lm", "--metric", "loss", "--control", "shape=circle"), "--control"),
         (("eval", "mask-predict", "--metric", "loss", "--fast"), "--fast does nothing for loss"),
+        (("eval", "mask-predict", "--metric", "table", "--steps", 2), "--steps does nothing for"),
+        (("eval", "ddpm", "--metric", "bpd", "--sampler", "ddim"), "--sampler does nothing for"),
+        (("eval", "diffusion-lm", "--metric", "bound", "--clamp", 0), "--clamp does nothing for"),
         (("eval", "mask-predict", "--metric", "loss", "--gold-length"), "--gold-length does"),
         (("eval", "mask-predict", "--metric", "quality", "--twin", "x"), "for the metric twin"),
         (("bench", "ddpm", "--metric", "scenes", "--features", "x"), "metric kid or fid"),
@@ -232,7 +235,7 @@ def test_words_that_a_translator_does_not_know_are_told(cli, monkeypatch):
     many = io.BytesIO(b"xyzzy\n" * 9)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(many))
     told = cli("decode", "mask-predict", "-", "-q").err.splitlines()
-    assert len(told) == 6 and told[-1].startswith("warning: 9 lines have words")
+    assert len(told) == 6 and told[-1].startswith("warning: 9 lines are not read")
 
 
 def test_who_types_is_told_that_it_is_their_turn(cli, monkeypatch):

@@ -25,22 +25,22 @@ def check_on_error(on_error: str) -> None:
         raise UsageError(f"--on-error is skip or stop, got {on_error!r}")
 
 
-class Unknown:
-    """Tells of lines with words that a model does not know: of the first SOME, then how many."""
+class Unread:
+    """Tells of lines that a model does not read in full: of the first SOME, then how many."""
 
     def __init__(self) -> None:
         self.n = 0
 
-    def tell(self, number: int) -> None:
+    def tell(self, number: int, why: str = " has words that this model does not know") -> None:
         """Of line `number`, from 1."""
         self.n += 1
         if self.n <= SOME:
-            console.warn(f"line {number} has words that this model does not know")
+            console.warn(f"line {number}{why}")
 
     def rest(self) -> None:
         """At the end."""
         if self.n > SOME:
-            console.warn(f"{self.n} lines have words that this model does not know")
+            console.warn(f"{self.n} lines are not read in full")
 
 
 def tell_waiting(inputs: str | None) -> None:
@@ -88,7 +88,7 @@ def write_answers(
                     raise BadDataError(message, found.hint)
                 console.warn(f"{message}; {found.hint}" if found.hint else message)
                 bad, found = bad + 1, [found] * num
-            console.stop()  # a bar on the terminal makes way for the lines
+            console.make_way()
             for answer in found or [None] * num:
                 told = record(number, answer)
                 line = json.dumps(told, ensure_ascii=False) if as_json else one_line(told["text"])

@@ -31,7 +31,7 @@ class Console:
         """A line of the command's result."""
         if _rank():
             return
-        self.stop()  # a bar on the terminal makes way for the lines
+        self.make_way()
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
@@ -74,6 +74,11 @@ class Console:
     def decoded(self, done: int, total: int) -> None:
         """Progress of sentences."""
         self.progress(done, total, {"decoded": "sentences"})
+
+    def make_way(self) -> None:
+        """Take the progress bar away where results go to a terminal too."""
+        if self._bar is not None and sys.stdout.isatty():
+            self.stop()
 
     def stop(self) -> None:
         """Take the progress bar away."""

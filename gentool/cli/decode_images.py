@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from gentool.cli import options
-from gentool.cli.answers import check_on_error, tell_waiting
+from gentool.cli.answers import Unread, check_on_error, tell_waiting
 from gentool.cli.console import console
 from gentool.cli.options import count, value
 from gentool.cli.pictures import Out, check_guided, check_streams, with_blanks, write
@@ -77,17 +77,15 @@ def decode_images(
         raise UsageError("--blend does nothing where all is drawn anew", "--box or --mask")
     import torch
 
-    from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.inputs import edit_lines, input_lines, line_class, read_edit, unread
     from gentool.outputs import check_target
     from gentool.render.traces import check_trace_target
-    from gentool.sampling import class_names, draw_samples, sample_settings, words
+    from gentool.sampling import class_names, draw_samples, introduced, opened
 
     check_target(out)
     if trace:
         check_trace_target(trace, out=out)
-    loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
-    chosen = sample_settings(loaded, settings, section)
+    loaded, chosen = opened(checkpoint, backend, settings, section)
     shape, labels = loaded.backend.shape, class_names(loaded)
     edit = read_edit(image, box, mask, shape) if image else {}
     edits = image is not None and inputs is None
@@ -101,26 +99,28 @@ def decode_images(
     captions = loaded.backend.captions
     y: list[int] = []
     bad: set[int] = set()
+    cut = Unread()
     for number, line in enumerate(read):
         try:
             if isinstance(line, BadDataError):
                 raise line
             y.append(line_class(line, loaded.backend, labels))
             if captions and (note := unread(captions, line)):
-                console.warn(f"line {number + 1}: {note}")
+                cut.tell(number + 1, f": {note}")
         except (BadDataError, UsageError) as error:
             message = f"line {number + 1}: {error}"
             if on_error == "stop":
                 raise BadDataError(message, error.hint) from None
             console.warn("; ".join(filter(None, (message, error.hint))))
             bad.add(number)
+    cut.rest()
     good = [number for number in range(len(lines)) if number not in bad]
     check_guided(settings, [lines[number] for number in good])
     given = {"y": torch.tensor(y)} if labels else {}
     if captions:
         given["text"] = captions.rows([lines[number] for number in good])
     given |= {name: each.expand(len(good), *each.shape) for name, each in edit.items()}
-    console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen, but=idle)}, "
+    console.info(f"{introduced(loaded, chosen, but=idle)}, "
                  f"seed {seed}")  # fmt: skip
 
     def facts(number: int) -> dict[str, Any]:

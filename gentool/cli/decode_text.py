@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from gentool.cli import options
-from gentool.cli.answers import OnError, Unknown, check_on_error, tell_waiting, write_answers
+from gentool.cli.answers import OnError, Unread, check_on_error, tell_waiting, write_answers
 from gentool.cli.console import console
 from gentool.cli.options import count
 from gentool.cli.sample_text import Out
@@ -45,17 +45,15 @@ def decode_text(
     What is given comes back exactly as it was; an empty line stays empty.
     """
     check_on_error(on_error)
-    from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.render.traces import check_trace_target
-    from gentool.sampling import fill_lines, sample_settings, words
+    from gentool.sampling import fill_lines, introduced, opened
     from gentool.streams import arriving_lines
 
     if trace:
         check_trace_target(trace, out=out)
-    loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
     section = options_module(backend).DecodeConfig
-    chosen = sample_settings(loaded, settings, section)
-    console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
+    loaded, chosen = opened(checkpoint, backend, settings, section)
+    console.info(f"{introduced(loaded, chosen)}, seed {seed}")
     how: dict[str, Any] = {"batch_size": batch_size, "device": device, "precision": precision,
                            "progress": console.denoising}  # fmt: skip
 
@@ -63,12 +61,12 @@ def decode_text(
         told = {"line": number + 1, "seed": seed, "text": text if isinstance(text, str) else ""}
         return told | ({"error": str(text)} if isinstance(text, Exception) else {})
 
-    unknown = Unknown()
+    unread = Unread()
     tell_waiting(inputs)
     with tracing(trace, "decode", loaded, chosen, seed) as how["recorder"]:
         lines = arriving_lines(inputs or "-")
-        filled = fill_lines(loaded, lines, seed, chosen, num, unknown=unknown.tell, **how)
+        filled = fill_lines(loaded, lines, seed, chosen, num, unknown=unread.tell, **how)
         skipped = write_answers(filled, record, out, num=num, on_error=on_error, as_json=as_json)
-    unknown.rest()
+    unread.rest()
     if skipped:
         raise BadDataError(skipped)

@@ -11,6 +11,7 @@ from gentool.cli.figures import (
     HeldOut,
     Metric,
     OnError,
+    check_idle,
     check_syntax,
     check_used,
     checked_data,
@@ -75,18 +76,15 @@ def evaluate(
     ):
         if given:
             check_used(f"{option} {given}", metric, uses)
-    for name in (*settings, *(["control"] if control else [])):
-        check_used("--" + name.replace("_", "-"), metric)
-    from gentool.checkpoint.load import find_checkpoint, load_checkpoint
+    check_idle([*settings, *(["control"] if control else [])], metric)
     from gentool.control import open_controls
     from gentool.evaluate.metrics import measure
     from gentool.evaluate.request import Request
-    from gentool.sampling import sample_settings, words
+    from gentool.sampling import introduced, opened
 
-    loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
+    loaded, chosen = opened(checkpoint, backend, settings)
     checked_data(loaded.config.data, on_error)
-    chosen = sample_settings(loaded, settings)
-    console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}")
+    console.info(introduced(loaded, chosen))
     request = Request(
         loaded,
         chosen,

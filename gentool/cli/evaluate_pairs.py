@@ -9,6 +9,7 @@ from gentool.cli.figures import (
     HeldOut,
     Metric,
     OnError,
+    check_idle,
     check_syntax,
     check_used,
     checked_data,
@@ -60,17 +61,14 @@ def evaluate_pairs(
     if twin:
         check_used(f"--twin {twin}", metric, ["twin"])
     flags = {"fast": fast, "dedup": dedup, "gold_length": gold_length}
-    for name in (*settings, *(name for name, given in flags.items() if given)):
-        check_used("--" + name.replace("_", "-"), metric)
-    from gentool.checkpoint.load import find_checkpoint, load_checkpoint
+    check_idle([*settings, *(name for name, given in flags.items() if given)], metric)
     from gentool.evaluate.metrics import measure
     from gentool.evaluate.pairs import PairRequest
-    from gentool.sampling import sample_settings, words
+    from gentool.sampling import introduced, opened
 
-    loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
+    loaded, chosen = opened(checkpoint, backend, settings, options_module(backend).DecodeConfig)
     checked_data(loaded.config.data, on_error)
-    chosen = sample_settings(loaded, settings, options_module(backend).DecodeConfig)
-    console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}")
+    console.info(introduced(loaded, chosen))
     request = PairRequest(
         loaded, chosen, data, num, 0, device, 0, precision,
         progress=console.decoded,

@@ -19,6 +19,15 @@ Metric = Annotated[
     list[str] | None,
     value("NAME", "What to measure; repeatable. (default: the quick ones that fit)"),
 ]
+# Of the metrics that do not draw or decode as they are told to: the settings that they use.
+USES: dict[str, set[str]] = {
+    "loss": set(),
+    "reconstruction": set(),
+    "bpd": {"steps", "spacing", "variance", "guidance_scale", "guidance_from", "guidance_to"}
+    | {"negative"},
+    "bound": {"steps", "spacing"},
+    "table": {"fast", "dedup", "gold_length"},
+}
 OnError = Annotated[
     str | None, value("stop|skip", "On a record that cannot be read. (default: the run's)")
 ]
@@ -41,20 +50,23 @@ def check_syntax(gates: list[str] | None) -> None:
         parse_gate(gate)
 
 
-def check_used(option: str, metrics: list[str] | None, uses: Sequence[str] = ()) -> None:
-    """Raise UsageError for an option, as it was given, that none of the metrics asked for uses.
-
-    uses: those that it is for; where there are none, all that draw or decode.
-    """
-    if not metrics or {*uses} & {*metrics}:
-        return
-    if uses:
+def check_used(option: str, metrics: list[str] | None, uses: Sequence[str]) -> None:
+    """Raise UsageError for an option, as it was given, if none of those that it is for is asked
+    for."""
+    if metrics and not {*uses} & {*metrics}:
         raise UsageError(
             f"{option} is for the metric {' or '.join(uses)}, not {', '.join(metrics)}",
             f"--metric {uses[0]} beside it",
         )
-    if not {*metrics} - {"loss", "reconstruction"}:
-        raise UsageError(f"{option} does nothing for {', '.join(metrics)}", "leave it out")
+
+
+def check_idle(names: Sequence[str], metrics: list[str] | None) -> None:
+    """Raise UsageError for a setting of drawing or decoding that none of the metrics asked for
+    uses."""
+    for name in names:
+        if metrics and all(name not in USES.get(metric, {name}) for metric in metrics):
+            option = "--" + name.replace("_", "-")
+            raise UsageError(f"{option} does nothing for {', '.join(metrics)}", "leave it out")
 
 
 def report(figures: "Iterable[Figure]", gates: list[str], as_json: bool) -> None:

@@ -61,17 +61,15 @@ def sample_images(
         raise UsageError("--prompt and --class each say what to draw: give one of them")
     import torch
 
-    from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.inputs import caption_rows, class_index, read_noise, unread
     from gentool.outputs import check_target
     from gentool.render.traces import check_trace_target
-    from gentool.sampling import class_names, draw_samples, sample_settings, words
+    from gentool.sampling import class_names, draw_samples, introduced, opened
 
     check_target(out)
     if trace:
         check_trace_target(trace, out=out)
-    loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
-    chosen = sample_settings(loaded, settings)
+    loaded, chosen = opened(checkpoint, backend, settings)
     shape = loaded.backend.shape
     labels = class_names(loaded)
     captions = loaded.backend.captions
@@ -100,7 +98,7 @@ def sample_images(
         given = {key: tensor[rows] for key, tensor in given.items()}
     if noise is not None:
         given["x_T"] = noise[indices.start : indices.stop]
-    console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
+    console.info(f"{introduced(loaded, chosen)}, seed {seed}")
 
     def label(number: int) -> str:
         return names[row(number)] if names else ""

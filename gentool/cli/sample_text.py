@@ -53,21 +53,19 @@ def sample_text(
     if num and index is not None and index >= num:
         raise UsageError(f"--index {index} is not one of the samples 0 to {num - 1} of --num {num}")
     check_steering(settings, control, classifier)
-    from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.control import open_controls, success
     from gentool.render.traces import check_trace_target
-    from gentool.sampling import draw_texts, sample_settings, words
+    from gentool.sampling import draw_texts, introduced, opened
     from gentool.streams import one_line
 
     if trace:
         check_trace_target(trace, out=out)
-    loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
-    chosen = sample_settings(loaded, settings)
+    loaded, chosen = opened(checkpoint, backend, settings)
     if trace and chosen.mbr > 1:
         raise UsageError("--trace shows one candidate of each sample", "--mbr 1")
     controls = open_controls(loaded, control, classifier, device) if control else None
     indices = range(num or 16) if index is None else range(index, index + 1)
-    console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}, seed {seed}")
+    console.info(f"{introduced(loaded, chosen)}, seed {seed}")
     ties, tokens, texts = 0, 0, []
     tracer = tracing(trace, "sample", loaded, chosen, seed)
     with lines_to(out) as file, tracer as recorder:
@@ -88,13 +86,14 @@ def sample_text(
             record |= {"ties": line.ties}
             if controls:
                 record["control"] = controls.held(line.text)
-            console.stop()  # a bar on the terminal makes way for the lines
+            console.make_way()
             file.write(
                 (json.dumps(record, ensure_ascii=False) if as_json else one_line(line.text)) + "\n"
             )
             file.flush()
             ties, tokens = ties + line.ties, tokens + line.tokens
-            texts.append(line.text)
+            if controls:
+                texts.append(line.text)
     console.info(f"{ties} of {tokens} tokens nearly tie with a second one")
     if controls:
         rates = success(controls, texts)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from gentool.cli import options
-from gentool.cli.answers import OnError, Unknown, check_on_error, tell_waiting, write_answers
+from gentool.cli.answers import OnError, Unread, check_on_error, tell_waiting, write_answers
 from gentool.cli.console import console
 from gentool.cli.options import flag, value
 from gentool.cli.sample_text import Out
@@ -77,16 +77,14 @@ def translate(
     check_on_error(on_error)
     if gold_length == "-" and (inputs or "-") == "-":
         raise UsageError("only one of INPUT and --gold-length can be standard input")
-    from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.protocol import Hypothesis
     from gentool.render.traces import check_trace_target
-    from gentool.sampling import sample_settings, words
+    from gentool.sampling import introduced, opened
     from gentool.streams import arriving_lines, stream_lines
     from gentool.trace import SAMPLES
     from gentool.translation import translate_lines
 
-    loaded = load_checkpoint(find_checkpoint(checkpoint, backend), backend)
-    chosen = sample_settings(loaded, settings, options_module(backend).DecodeConfig)
+    loaded, chosen = opened(checkpoint, backend, settings, options_module(backend).DecodeConfig)
     if n_best > chosen.length_beam:
         raise UsageError(
             f"--n-best {n_best}: there are only --length-beam {chosen.length_beam} candidates",
@@ -98,9 +96,9 @@ def translate(
         if fast:
             raise UsageError("--trace shows the paper's method, so it goes without --fast")
         check_trace_target(trace, out=out)
-    console.info(f"checkpoint {loaded.folder} (step {loaded.step}), {words(chosen)}")
+    console.info(introduced(loaded, chosen))
     first: list[str] = []  # lines, that a trace shows
-    unknown, unread = loaded.backend.source.special("unk"), Unknown()
+    unknown, unread = loaded.backend.source.special("unk"), Unread()
     tell_waiting(inputs)
 
     def lines() -> Iterator[str | BadDataError | None]:
