@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,9 @@ class Described(Protocol):
 
 
 class Conditioned(Backend):
+Example = TypeVar("Example", bound=Described)
+
+
     """A backend that draws from a class, a caption, both or neither."""
 
     config: Any
@@ -101,14 +104,20 @@ class Conditioned(Backend):
         return train, self._held_out
 
     def conditions(self, examples: Sequence[Described], rng: BatchRng) -> dict[str, Tensor]:
-        """What a training batch is told: classes y [B] and captions text, rows [B, L], where there
-        are any, both dropped together. Raises BadDataError for an example without a class."""
+    def complete(self, example: Example) -> Example:
+        """The example, which has what a batch is told. Raises BadDataError if it has no class."""
+        if self.classes and example.label is None:
+            raise BadDataError(f"{example.key} has no class (model.classes = 0 trains without)")
+        return example
+
+        """What a training batch is told of `complete` examples: classes y [B] and captions text,
+        rows [B, L], where there are any, both dropped together."""
         told: dict[str, Tensor] = {}
         if not self._conditional:
             return told
         dropped = rng.uniform() < self.drop_condition  # [B]
         if self.classes:
-            y = torch.tensor([label(example) for example in examples])
+            y = torch.tensor([example.label for example in examples])
             told["y"] = torch.where(dropped, self.null_class, y)
         if self.captions:
             rows = self.captions.rows([example.caption for example in examples])
@@ -140,10 +149,3 @@ class Conditioned(Backend):
         if lines:
             captions = "\n".join(lines) + "\n"
             (folder / f"{stem}.txt").write_text(captions, encoding="utf-8")
-
-
-def label(example: Described) -> int:
-    """The class of an example. Raises BadDataError if it has none."""
-    if example.label is None:
-        raise BadDataError(f"{example.key} has no class", "model.classes = 0 trains without")
-    return example.label
