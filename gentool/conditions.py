@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from gentool.data.holdout import train_and_validation
-from gentool.data.images import first_pictures
+from gentool.data.images import NoPictures, first_pictures
 from gentool.data.source import Data, Source
 from gentool.errors import BadDataError, UsageError
 from gentool.protocol import Backend
 from gentool.render import grid, to_uint8
 from gentool.rng import BatchRng
+from gentool.streams import one_line
 from gentool.trace import OnStep
 
 SHOWN = 16  # pictures of a preview
@@ -31,10 +32,10 @@ class Described(Protocol):
     def caption(self) -> str: ...
 
 
-class Conditioned(Backend):
 Example = TypeVar("Example", bound=Described)
 
 
+class Conditioned(Backend):
     """A backend that draws from a class, a caption, both or neither."""
 
     config: Any
@@ -103,13 +104,13 @@ Example = TypeVar("Example", bound=Described)
             )
         return train, self._held_out
 
-    def conditions(self, examples: Sequence[Described], rng: BatchRng) -> dict[str, Tensor]:
     def complete(self, example: Example) -> Example:
         """The example, which has what a batch is told. Raises BadDataError if it has no class."""
         if self.classes and example.label is None:
             raise BadDataError(f"{example.key} has no class (model.classes = 0 trains without)")
         return example
 
+    def conditions(self, examples: Sequence[Described], rng: BatchRng) -> dict[str, Tensor]:
         """What a training batch is told of `complete` examples: classes y [B] and captions text,
         rows [B, L], where there are any, both dropped together."""
         told: dict[str, Tensor] = {}
@@ -134,12 +135,16 @@ Example = TypeVar("Example", bound=Described)
     def preview(
         self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
     ) -> None:
-        """Pictures as a grid, STEM.png, and the captions that they are drawn for, STEM.txt."""
+        """Pictures as a grid, STEM.png, and the captions that they are drawn for, a line each, as
+        STEM.txt; nothing where there are to be captions and none is held out."""
         rng = BatchRng.for_samples(0, range(SHOWN))
         y = torch.arange(SHOWN) % self.classes if self.classes else None  # each class in turn
         lines: list[str] = []
         if self.captions:
-            held_out = first_pictures(self._held_out, SHOWN, self.config.data)
+            try:
+                held_out = first_pictures(self._held_out, SHOWN, self.config.data)
+            except NoPictures:  # a validation tells of it
+                return
             lines = [example.caption for example in held_out]
             lines = (SHOWN * lines)[:SHOWN]
         text = self.captions.rows(lines) if self.captions else None
@@ -147,5 +152,5 @@ Example = TypeVar("Example", bound=Described)
         # Nothing before it is drawn: what is there tells a resumed run that this preview is done.
         grid(to_uint8(images)).save(folder / f"{stem}.png")
         if lines:
-            captions = "\n".join(lines) + "\n"
+            captions = "".join(one_line(line) + "\n" for line in lines)
             (folder / f"{stem}.txt").write_text(captions, encoding="utf-8")

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gentool.data.config import OF_SCENES, ImageData, TextData
-from gentool.data.images import open_images
+from gentool.data.images import NoPictures, open_images
 from gentool.data.loader import ON_BAD
 from gentool.data.source import Data, Example, RawImage, Record, Sharded, Source, Subset, Window
 from gentool.data.tar import is_tar
@@ -60,7 +60,8 @@ class HeldOut:
 
     @cached_property
     def _window(self) -> Window:
-        """Raises BadDataError for a shard that cannot be read, unless those are skipped."""
+        """Raises NoPictures if none is held out, and BadDataError for a shard that cannot be read,
+        unless those are skipped."""
         found = []
         shards = self.source.shards
         for shard in range(min(shards, SHARDS)):
@@ -74,7 +75,7 @@ class HeldOut:
                 if self.config.on_error == "stop":
                     raise
         if not found:
-            raise BadDataError(
+            raise NoPictures(
                 "nothing to validate on: of the records held out of the first shards there "
                 "is none" + (", or none as data.where says" if self.config.where else ""),
                 "--set train.validate_every=0 trains without",

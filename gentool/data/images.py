@@ -39,6 +39,10 @@ NOT_IMAGES = (".jsonl", ".csv", ".tsv", ".txt")
 BLOCK = 1 << 20  # bytes of either end of a parquet file that its fingerprint covers
 
 
+class NoPictures(BadDataError):
+    """There is none to look at: it may be done without."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """One example as an image model sees it."""
@@ -65,7 +69,8 @@ def picture(
 def first_pictures(source: Source[Example], n: int, config: ImageData) -> list[Picture]:
     """The first n that can be read, or as many as there are, as they are without augmentation.
 
-    Raises BadDataError for one that cannot be, unless config skips those and there are others.
+    Raises BadDataError for one that cannot be, unless config skips those, and NoPictures if there
+    are no others.
     """
     found: list[Picture] = []
     rng = generator("pictures")  # for nothing: no draw is used
@@ -78,7 +83,7 @@ def first_pictures(source: Source[Example], n: int, config: ImageData) -> list[P
             if config.on_error == "stop":
                 raise
     if not found:
-        raise BadDataError(f"none of {source.size} pictures can be read")
+        raise NoPictures(f"none of {source.size} pictures can be read")
     return found
 
 
