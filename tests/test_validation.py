@@ -68,6 +68,20 @@ def test_scenes_are_validated_on_their_test_split():
     _, held_out = train_and_validation(ImageData(language="zh", validation=("scenes",)))
     assert held_out.fingerprint == "scenes-1-test-zh"
 
+def test_unreadable_texts_to_validate_on_are_left_out_where_those_are_skipped(tmp_path):
+    (tmp_path / "train.txt").write_bytes(b"one\n\xff\ntwo\n")
+    (tmp_path / "dev.txt").write_bytes(b"\xff\nfour\n\nfive\n")
+    config = TextData((f"{tmp_path}/train.txt",), (f"{tmp_path}/dev.txt",), on_error="skip")
+    train, held_out = text_train_and_validation(config)
+    assert [held_out[i].text for i in range(held_out.size)] == ["four", "five"]
+    assert (train.size, held_out.empty) == (3, 1), "the loader skips and counts those of training"
+    with pytest.raises(BadDataError, match="dev.txt line 1: not UTF-8"):
+        text_train_and_validation(TextData(validation=config.validation))
+    (tmp_path / "dev.txt").write_bytes(b"\xff\n")
+    with pytest.raises(BadDataError, match="no text in .*dev.txt"):
+        text_train_and_validation(config)
+
+
 
 def test_training_and_eval_know_the_data_to_validate_on(folders, train, cli):
     run = folders / "run"

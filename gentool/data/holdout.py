@@ -142,7 +142,7 @@ def text_train_and_validation(config: TextData) -> tuple[Source[Text], Source[Te
         other = open_texts(there)
         return (
             source if source.size is None else split_texts(source, config)[0],
-            other if other.size is None else _with_text(other, there),
+            other if other.size is None else _with_text(other, there, unreadable=False),
         )
     if source.size is None:
         from gentool.data.scenes import SceneTexts
@@ -169,13 +169,14 @@ def elsewhere(config: Section, specs: tuple[str, ...], split: str = "") -> Secti
     return replace(config, spec=specs, validation=(), **plain)
 
 
-def _with_text(source: Source[Text], config: TextData) -> Subset[Text]:
-    """The texts of a source that ends, without empty ones. Raises BadDataError if none is left."""
+def _with_text(source: Source[Text], config: TextData, unreadable: bool) -> Subset[Text]:
+    """The texts of a source that ends, without empty ones; with unreadable ones, if there is a
+    loader to skip and count them. Raises BadDataError if none is left."""
     hashes = _hashes(source, config)
-    kept = np.flatnonzero(hashes)
+    kept = np.flatnonzero(hashes if unreadable else (hashes > 0) & (hashes < UNREADABLE))
     if not len(kept):
         raise BadDataError(f"no text in {', '.join(config.spec)}")
-    return Subset(source, array("Q", kept.tolist()), len(hashes) - len(kept))
+    return Subset(source, kept, int((hashes == 0).sum()))
 
 
 def split_texts(source: Source[Text], config: TextData) -> tuple[Subset[Text], Subset[Text]]:
@@ -187,7 +188,7 @@ def split_texts(source: Source[Text], config: TextData) -> tuple[Subset[Text], S
     `config.validation` names others, none are held out.
     """
     if config.validation:
-        return _with_text(source, config), Subset(source, [])
+        return _with_text(source, config, unreadable=True), Subset(source, [])
     hashes = _hashes(source, config)
     distinct, first = np.unique(hashes, return_index=True)
     first = first[(distinct > 0) & (distinct < UNREADABLE)]

@@ -94,7 +94,9 @@ class Joined(Generic[Record_co]):
 class Subset(Generic[Record_co]):
     """Some records of a source."""
 
-    def __init__(self, source: Source[Record_co], indices: Sequence[int], empty: int = 0) -> None:
+    def __init__(
+        self, source: Source[Record_co], indices: Sequence[int] | np.ndarray, empty: int = 0
+    ) -> None:
         """empty: how many were left out because there is nothing in them."""
         self.source = source
         self.indices = indices
