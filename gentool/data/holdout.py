@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from gentool.data.config import OF_SCENES, ImageData, TextData
-from gentool.data.images import NoPictures, open_images
+from gentool.data.images import Images, NoPictures, open_images
 from gentool.data.loader import ON_BAD
-from gentool.data.source import Data, Example, RawImage, Record, Sharded, Source, Subset, Window
+from gentool.data.source import Data, Example, Joined, Record, Sharded, Source, Subset, Window
 from gentool.data.tar import is_tar
 from gentool.data.text import Text, has_columns, open_texts
 from gentool.errors import BadDataError, UsageError
@@ -234,17 +234,17 @@ def training_texts(config: TextData | ImageData, side: str) -> Iterator[str]:
 
 def _captions(config: ImageData) -> Iterator[str]:
     source, _ = train_and_validation(config)
-    reads: Iterable[Callable[[], Example | RawImage]]
+    reads: Iterable[Callable[[], str]]
     if isinstance(source, Sharded):
         records = chain.from_iterable(map(source.records, range(source.shards)))
-        reads = (record.raw for record in islice(records, ENOUGH))
+        reads = (partial(_raw_caption, record) for record in islice(records, ENOUGH))
     else:
         n = min(ENOUGH, source.size or ENOUGH)
         step = (source.size or n) / n  # a folder's first pictures may be all of one kind
-        reads = (partial(source.__getitem__, int(i * step)) for i in range(n))
+        reads = (partial(_caption, source, int(i * step)) for i in range(n))
     for read in reads:
         try:
-            yield read().caption
+            yield read()
         except BadDataError as error:
             if config.on_error == "stop":
                 raise BadDataError(str(error), ON_BAD) from error
@@ -252,6 +252,20 @@ def _captions(config: ImageData) -> Iterator[str]:
 
 def training_attributes(config: TextData) -> list[str]:
     """Every "attribute=value" that the training part carries, or the first of an endless one, in
+def _raw_caption(record: Record) -> str:
+    return record.raw().caption
+
+
+def _caption(source: Source[Example], index: int) -> str:
+    """The caption of a record; no picture is read where it can be told without. Raises
+    BadDataError."""
+    if isinstance(source, Subset):
+        return _caption(source.source, source.number(index))
+    if isinstance(source, Joined):
+        return _caption(*source.place(index))
+    return source.caption(index) if isinstance(source, Images) else source[index].caption
+
+
     order of the alphabet. Unreadable texts are left out where `on_error` says so."""
     return sorted(
         {

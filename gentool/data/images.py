@@ -98,6 +98,7 @@ class Images(ABC):
         self.columns = columns
         self.unused = sorted({*names} - {*columns.names()})
         self.rows = undecoded(rows, columns)
+        self._captions = rows.select_columns([columns.caption]) if columns.caption else None
         self.size: int | None = len(rows)
         self.labels, self._codes = class_names(rows, columns.label)
 
@@ -109,6 +110,11 @@ class Images(ABC):
         row = self.rows[index]
         key = self._key(index, row[self.columns.image])
         return Record(index, key, partial(self._raw, key, row))
+
+    def caption(self, index: int) -> str:
+        """That of record `index`, of which the picture is not read."""
+        row = self._captions[index] if self._captions else {}
+        return row.get(self.columns.caption) or ""
 
     def _raw(self, key: str, row: dict[str, Any]) -> RawImage:
         caption = row[self.columns.caption] if self.columns.caption else None
