@@ -256,25 +256,36 @@ def _open(spec: str, config: ImageData) -> Data:
 
 
 def _listing(folder: Path) -> list[str]:
-    """Images and metadata files under `folder`, sorted by name, hidden ones left out. Raises
-    BadDataError if there is no image or a link to nothing, OSError for a closed folder."""
+    """Images and metadata files under `folder`, sorted by name, hidden ones left out; folders are
+    reached by links too, but for one that they are in. Raises BadDataError if there is no image or
+    a link to nothing, OSError for a closed folder."""
     found, images = [], 0
-    os.scandir(folder).close()  # raises; in it `os.walk` passes over what may not be read
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    above: dict[str, tuple[str, ...]]  # of each folder where it really is and those it is in
+    above = {str(folder): (os.path.realpath(folder),)}
+    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        way = above.pop(parent)
+        inside = {name: os.path.realpath(os.path.join(parent, name)) for name in folders}
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and inside[n] not in way)
+        above |= {os.path.join(parent, name): (*way, inside[name]) for name in folders}
         for name in sorted(names):
             is_image = name.lower().endswith(EXTENSIONS) and not name.startswith(".")
             images += is_image
             if is_image or name in METADATA:
-                found.append(path := os.path.join(parent, name))
-                if not os.path.exists(path):
-                    raise BadDataError(f"{path} is a link to nothing", "remove it")
+                found.append(path)
+            elif name.startswith(".") or "." in name or not os.path.islink(path):
+                continue  # a link without an extension may be one to a folder that is gone
+            if not os.path.exists(path):
+                raise BadDataError(f"{path} is a link to nothing", "remove it")
     if not images:
         raise BadDataError(f"no images in {folder}", f"images end in {', '.join(EXTENSIONS)}")
     return found
 
 
 def _check_metadata(path: Path) -> None:
+def _refuse(error: OSError) -> None:
+    raise error
+
+
     """Raise BadDataError for a file beside pictures that is no table of them, by its line."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
