@@ -1,7 +1,10 @@
-"""Data that are validated on because they are named: `data.validation`."""
+"""Data that are validated on because they are named, `data.validation`, or that are held out."""
+
+import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from conftest import fails, log_of
 from PIL import Image
 
@@ -13,6 +16,7 @@ from gentool.data.holdout import (
     training_texts,
 )
 from gentool.errors import BadDataError
+from gentool.rng import generator
 from gentool.teacher.distill import open_corpus
 
 
@@ -64,10 +68,6 @@ def test_texts_and_pairs_to_validate_on(tmp_path):
     assert (held_out[0].source, held_out[0].text) == ("c", "C")
 
 
-def test_scenes_are_validated_on_their_test_split():
-    _, held_out = train_and_validation(ImageData(language="zh", validation=("scenes",)))
-    assert held_out.fingerprint == "scenes-1-test-zh"
-
 def test_unreadable_texts_to_validate_on_are_left_out_where_those_are_skipped(tmp_path):
     (tmp_path / "train.txt").write_bytes(b"one\n\xff\ntwo\n")
     (tmp_path / "dev.txt").write_bytes(b"\xff\nfour\n\nfive\n")
@@ -81,6 +81,10 @@ def test_unreadable_texts_to_validate_on_are_left_out_where_those_are_skipped(tm
     with pytest.raises(BadDataError, match="no text in .*dev.txt"):
         text_train_and_validation(config)
 
+
+def test_scenes_are_validated_on_their_test_split():
+    _, held_out = train_and_validation(ImageData(language="zh", validation=("scenes",)))
+    assert held_out.fingerprint == "scenes-1-test-zh"
 
 
 def test_training_and_eval_know_the_data_to_validate_on(folders, train, cli):
@@ -128,3 +132,18 @@ def test_distilling_holds_nothing_out_where_others_are_validated_on(tmp_path):
     corpus = open_corpus(PairData(spec=(spec,), validation=(dev,)), None)
     assert (len(corpus.indices), corpus.held_out) == (2, set())
     assert len(open_corpus(PairData(spec=(spec,)), None).held_out) == 1
+
+
+def test_what_is_held_out_is_told_in_few_bytes_a_record(monkeypatch, tmp_path):
+    class Many:
+        size, labels, fingerprint = 300_000, (), ""
+
+    monkeypatch.setattr("gentool.data.holdout.open_images", lambda config: Many())
+    tracemalloc.start()
+    train, held_out = train_and_validation(ImageData())
+    used = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert used < 100_000, "one tensor, 8 bytes a record, which is not traced"
+    order = torch.randperm(Many.size, generator=generator("hold out")).tolist()
+    assert list(held_out.indices) == sorted(order[:512])
+    assert list(train.indices) == sorted(order[512:])

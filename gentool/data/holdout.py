@@ -1,6 +1,5 @@
 """Keeping a part of the data for validation."""
 
-from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
@@ -126,11 +125,14 @@ def train_and_validation(config: ImageData) -> tuple[Data, Source[Example]]:
         from gentool.data.scenes import Scenes
 
         return source, Scenes("test", config.language)
-    order = torch.randperm(source.size, generator=generator("hold out")).tolist()
-    n = min(MOST, source.size // SHARE + (source.size < SHARE))
     if source.size == 1:
         return source, source
-    return Subset(source, sorted(order[n:])), Subset(source, sorted(order[:n]))
+    order = torch.randperm(source.size, generator=generator("hold out")).numpy()
+    n = min(MOST, source.size // SHARE + (source.size < SHARE))
+    held, trained = order[:n], order[n:]
+    held.sort()
+    trained.sort()
+    return Subset(source, trained), Subset(source, held)
 
 
 def text_train_and_validation(config: TextData) -> tuple[Source[Text], Source[Text]]:
@@ -197,8 +199,8 @@ def split_texts(source: Source[Text], config: TextData) -> tuple[Subset[Text], S
     held = first[: min(MOST, len(first) // SHARE + (len(first) < SHARE))]
     last = hashes[held[-1]] if len(first) > 1 else 0
     empty = int((hashes == 0).sum())
-    trained = array("Q", np.flatnonzero(hashes > last).tolist())
-    return Subset(source, trained, empty), Subset(source, sorted(held.tolist()))
+    trained = np.flatnonzero(hashes > last)
+    return Subset(source, trained, empty), Subset(source, np.sort(held))
 
 
 def _hashes(source: Source[Text], config: TextData) -> np.ndarray:
@@ -250,8 +252,6 @@ def _captions(config: ImageData) -> Iterator[str]:
                 raise BadDataError(str(error), ON_BAD) from error
 
 
-def training_attributes(config: TextData) -> list[str]:
-    """Every "attribute=value" that the training part carries, or the first of an endless one, in
 def _raw_caption(record: Record) -> str:
     return record.raw().caption
 
@@ -266,6 +266,8 @@ def _caption(source: Source[Example], index: int) -> str:
     return source.caption(index) if isinstance(source, Images) else source[index].caption
 
 
+def training_attributes(config: TextData) -> list[str]:
+    """Every "attribute=value" that the training part carries, or the first of an endless one, in
     order of the alphabet. Unreadable texts are left out where `on_error` says so."""
     return sorted(
         {

@@ -88,7 +88,7 @@ def first_pictures(source: Source[Example], n: int, config: ImageData) -> list[P
 
 
 class Images(ABC):
-    """Encoded images with captions and labels: random access, constant memory."""
+    """Encoded images with captions and labels by index; their table is not held in memory."""
 
     fingerprint: str
     left_out: Sequence[str] = ()  # files that are there and no records
@@ -270,6 +270,7 @@ def _listing(folder: Path) -> list[str]:
         for name in sorted(names):
             is_image = name.lower().endswith(EXTENSIONS) and not name.startswith(".")
             images += is_image
+            path = os.path.join(parent, name)
             if is_image or name in METADATA:
                 found.append(path)
             elif name.startswith(".") or "." in name or not os.path.islink(path):
@@ -281,11 +282,11 @@ def _listing(folder: Path) -> list[str]:
     return found
 
 
-def _check_metadata(path: Path) -> None:
 def _refuse(error: OSError) -> None:
     raise error
 
 
+def _check_metadata(path: Path) -> None:
     """Raise BadDataError for a file beside pictures that is no table of them, by its line."""
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):

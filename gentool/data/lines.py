@@ -28,7 +28,7 @@ csv.field_size_limit(max(LONGEST, csv.field_size_limit()))
 
 
 class Lines(ABC):
-    """The records of one file. Memory: 12 bytes for each; the file stays open."""
+    """The records of one file, which stays open. Held in memory: 12 bytes for each, its place."""
 
     labels: tuple[str, ...] = ()
     longest = LONGEST  # bytes of a record
