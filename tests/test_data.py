@@ -133,13 +133,15 @@ def test_a_closed_folder_of_a_folder_is_told(tmp_path, monkeypatch):
     scandir = os.scandir
 
     def refused(top):
-        if str(top).endswith("dog"):
+        if str(top).endswith(("dog", "lost+found")):
             raise PermissionError(13, "Permission denied", str(top))
         return scandir(top)
 
     monkeypatch.setattr("os.scandir", refused)
     with pytest.raises(PermissionError, match="dog"):
         open_images(ImageData(spec=(str(tmp_path),)))
+    (tmp_path / "dog").rename(tmp_path / "lost+found")
+    assert open_images(ImageData(spec=(str(tmp_path),))).size == 3
 
 
 def test_parquet(tmp_path):
