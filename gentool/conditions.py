@@ -3,18 +3,19 @@
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from gentool.data.holdout import train_and_validation
-from gentool.data.images import first_pictures
+from gentool.data.images import NoPictures, first_pictures
 from gentool.data.source import Data, Source
 from gentool.errors import BadDataError, UsageError
 from gentool.protocol import Backend
 from gentool.render import grid, to_uint8
 from gentool.rng import BatchRng
+from gentool.streams import one_line
 from gentool.trace import OnStep
 
 SHOWN = 16  # pictures of a preview
@@ -29,6 +30,9 @@ class Described(Protocol):
     def label(self) -> int | None: ...
     @property
     def caption(self) -> str: ...
+
+
+Example = TypeVar("Example", bound=Described)
 
 
 class Conditioned(Backend):
@@ -100,15 +104,21 @@ class Conditioned(Backend):
             )
         return train, self._held_out
 
+    def complete(self, example: Example) -> Example:
+        """The example, which has what a batch is told. Raises BadDataError if it has no class."""
+        if self.classes and example.label is None:
+            raise BadDataError(f"{example.key} has no class (model.classes = 0 trains without)")
+        return example
+
     def conditions(self, examples: Sequence[Described], rng: BatchRng) -> dict[str, Tensor]:
-        """What a training batch is told: classes y [B] and captions text, rows [B, L], where there
-        are any, both dropped together. Raises BadDataError for an example without a class."""
+        """What a training batch is told of `complete` examples: classes y [B] and captions text,
+        rows [B, L], where there are any, both dropped together."""
         told: dict[str, Tensor] = {}
         if not self._conditional:
             return told
         dropped = rng.uniform() < self.drop_condition  # [B]
         if self.classes:
-            y = torch.tensor([label(example) for example in examples])
+            y = torch.tensor([example.label for example in examples])
             told["y"] = torch.where(dropped, self.null_class, y)
         if self.captions:
             rows = self.captions.rows([example.caption for example in examples])
@@ -125,12 +135,16 @@ class Conditioned(Backend):
     def preview(
         self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
     ) -> None:
-        """Pictures as a grid, STEM.png, and the captions that they are drawn for, STEM.txt."""
+        """Pictures as a grid, STEM.png, and the captions that they are drawn for, a line each, as
+        STEM.txt; nothing where there are to be captions and none is held out."""
         rng = BatchRng.for_samples(0, range(SHOWN))
         y = torch.arange(SHOWN) % self.classes if self.classes else None  # each class in turn
         lines: list[str] = []
         if self.captions:
-            held_out = first_pictures(self._held_out, SHOWN, self.config.data)
+            try:
+                held_out = first_pictures(self._held_out, SHOWN, self.config.data)
+            except NoPictures:  # a validation tells of it
+                return
             lines = [example.caption for example in held_out]
             lines = (SHOWN * lines)[:SHOWN]
         text = self.captions.rows(lines) if self.captions else None
@@ -138,12 +152,5 @@ class Conditioned(Backend):
         # Nothing before it is drawn: what is there tells a resumed run that this preview is done.
         grid(to_uint8(images)).save(folder / f"{stem}.png")
         if lines:
-            captions = "\n".join(lines) + "\n"
+            captions = "".join(one_line(line) + "\n" for line in lines)
             (folder / f"{stem}.txt").write_text(captions, encoding="utf-8")
-
-
-def label(example: Described) -> int:
-    """The class of an example. Raises BadDataError if it has none."""
-    if example.label is None:
-        raise BadDataError(f"{example.key} has no class", "model.classes = 0 trains without")
-    return example.label

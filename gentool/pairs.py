@@ -14,6 +14,7 @@ from gentool.data.source import Data, Source
 from gentool.data.text import Text, is_pairs
 from gentool.errors import UsageError
 from gentool.protocol import Backend
+from gentool.streams import one_line
 from gentool.tokenizers import Tokenizer, source_side
 
 SHOWN = 16  # sentences of a preview
@@ -51,7 +52,8 @@ class OfPairs(Backend):
         held_out = self._held_out
         lines = [held_out[i].source or "" for i in range(min(SHOWN, held_out.size or SHOWN))]
         made = zip(lines, self.texts(network, lines, poll), strict=True)
-        (folder / f"{stem}.txt").write_text("".join(f"{a}\t{b}\n" for a, b in made), "utf-8")
+        shown = "".join(f"{one_line(a)}\t{one_line(b)}\n" for a, b in made)
+        (folder / f"{stem}.txt").write_text(shown, "utf-8")
 
     @abstractmethod
     def texts(

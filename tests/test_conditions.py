@@ -18,7 +18,10 @@ from gentool.backends.ddpm import Config, SampleConfig
 from gentool.backends.ddpm.algorithm import guided
 from gentool.backends.ddpm.backend import Backend
 from gentool.checkpoint.load import load_checkpoint
+from gentool.data.source import Example
 from gentool.errors import BadDataError, UsageError
+from gentool.evaluate.features import Config as FeaturesConfig
+from gentool.evaluate.features.backend import Backend as FeaturesBackend
 from gentool.rng import BatchRng, generator, torch_seed
 from gentool.settings import build
 
@@ -91,8 +94,12 @@ def test_the_rows_of_the_classes_seen_and_no_other_are_trained() -> None:
 
 
 def test_an_example_without_a_class_is_named() -> None:
-    with pytest.raises(BadDataError, match="photos/0.png has no class"):
-        backend().collate(examples(1, label=None), BatchRng([generator("drop", 0)]))
+    source: Any = [Example("photos/0.png", np.zeros((8, 8, 3), np.uint8))]
+    features = FeaturesBackend(build(FeaturesConfig, {"data": {"image_size": 32}}))
+    for of in (backend(), features):
+        with pytest.raises(BadDataError, match="photos/0.png has no class"):
+            of.prepare(source, 0, generator("x"), augment=True)
+    assert backend(classes=0).prepare(source, 0, generator("x"), augment=True).label is None
 
 
 # --- guidance
@@ -249,7 +256,7 @@ def test_the_number_of_classes_must_be_that_of_the_data(cli, train, class_recipe
     assert not (tmp_path / "run").exists()
 
 
-def test_a_record_without_a_label_stops_training(cli, class_recipe, tmp_path):
+def test_a_record_without_a_label_stops_training_or_is_skipped(cli, class_recipe, tmp_path):
     files = sorted(class_recipe.parent.glob("pictures/*/*.png"))
     rows = {
         "image": [file.read_bytes() for file in files],
@@ -258,6 +265,9 @@ def test_a_record_without_a_label_stops_training(cli, class_recipe, tmp_path):
     pq.write_table(pa.table(rows), tmp_path / "some.parquet")
     out = ("--out", tmp_path / "run", "-q", "--data", tmp_path / "some.parquet")
     fails(cli("train", "ddpm", "--recipe", class_recipe, *out), 4, "row 5 has no class")
+    skip = ("--on-error", "skip", "--steps", 10, *out[:2], *out[3:])
+    result = cli("train", "ddpm", "--recipe", class_recipe, *skip, "--overwrite")
+    assert result.code == 0 and "skipped: some.parquet row 5 has no class" in result.err
     shutil.rmtree(tmp_path / "run", ignore_errors=True)
     plain = ("--set", "model.classes=0", "--steps", 2)
     assert cli("train", "ddpm", "--recipe", class_recipe, *out, *plain).code == 0

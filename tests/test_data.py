@@ -1,6 +1,7 @@
 """Image data: configuration, sources, checking, contact sheets."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,39 @@ def test_folder_is_the_same_elsewhere_and_changes_are_noticed(tmp_path):
     assert np.array_equal(after[0].image, picture(99, 31))
     (first / "cat/1.png").unlink()
     assert open_images(ImageData(spec=(str(first),))).size == 5
+
+
+def test_folders_are_reached_by_links(tmp_path):
+    plain = classes(tmp_path / "plain")
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (plain / "cat").rename(tmp_path / "cats")
+    (linked / "cat").symlink_to(tmp_path / "cats")
+    (linked / "dog").symlink_to(plain / "dog")
+    (tmp_path / "cats/round").symlink_to(tmp_path / "cats")
+    (tmp_path / "cats/back").symlink_to(linked)
+    source = open_images(ImageData(spec=(str(linked),)))
+    assert (source.size, source.labels) == (6, ("cat", "dog"))
+    assert [source[i].key for i in (0, 5)] == ["cat/0.png", "dog/2.png"]
+    (linked / "gone").symlink_to(tmp_path / "nothing")
+    with pytest.raises(BadDataError, match="linked/gone is a link to nothing"):
+        open_images(ImageData(spec=(str(linked),)))
+
+
+def test_a_closed_folder_of_a_folder_is_told(tmp_path, monkeypatch):
+    classes(tmp_path)
+    scandir = os.scandir
+
+    def refused(top):
+        if str(top).endswith(("dog", "lost+found")):
+            raise PermissionError(13, "Permission denied", str(top))
+        return scandir(top)
+
+    monkeypatch.setattr("os.scandir", refused)
+    with pytest.raises(PermissionError, match="dog"):
+        open_images(ImageData(spec=(str(tmp_path),)))
+    (tmp_path / "dog").rename(tmp_path / "lost+found")
+    assert open_images(ImageData(spec=(str(tmp_path),))).size == 3
 
 
 def test_parquet(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from conftest import fails, weights_of
 from encoders import text_encoder
 from PIL import Image
 from safetensors.torch import load_file
+from tars import png, shard
 from test_conditions import TINY
 from torch import Tensor, nn
 
@@ -19,6 +21,8 @@ from gentool.backends.ddpm import Config, SampleConfig
 from gentool.backends.ddpm.algorithm import guided
 from gentool.backends.ddpm.backend import Backend
 from gentool.backends.ddpm.diffusers_config import unet_config
+from gentool.checkpoint.load import load_checkpoint
+from gentool.data.config import ImageData
 from gentool.errors import BadCheckpointError, UsageError
 from gentool.rng import BatchRng, generator, torch_seed
 from gentool.settings import build
@@ -288,6 +292,26 @@ def test_diffusers_has_no_place_for_captions(tmp_path):
 def test_previews_say_what_they_show(caption_run):
     text = (caption_run / "samples/step-00000040.txt").read_text().splitlines()
     assert len(text) == 16 and all(text)
+
+
+def test_previews_of_captions_of_any_kind(caption_run, tmp_path):
+    loaded = load_checkpoint(caption_run, "ddpm")
+    members = [
+        (f"{i}.{kind}", data)
+        for i in range(2)
+        for kind, data in (("png", png(i)), ("json", rb'{"said": "a red\ncircle \ud83d"}'))
+    ]
+    shard(tmp_path / "x.tar", members)
+    data = ImageData((f"{tmp_path}/x.tar",), image_size=8, caption_column="said")
+    loaded.config.data = data
+    loaded.backend.sources()
+    loaded.backend.preview(loaded.network, tmp_path, "step", lambda: None)
+    assert (tmp_path / "step.txt").read_text("utf-8") == 16 * "a red circle \ufffd\n"
+
+    loaded.config.data = replace(data, where=("said==nothing",))
+    loaded.backend.sources()
+    loaded.backend.preview(loaded.network, tmp_path, "none", lambda: None)
+    assert not list(tmp_path.glob("none.*")), "nothing is held out"
 
 
 def test_a_cut_run_ends_in_the_same_bytes(cli, caption_recipe, tmp_path):

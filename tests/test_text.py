@@ -263,7 +263,7 @@ WRONG = [
     ("a.txt", "ä\n".encode("utf-16"), {}, 4, "a.txt line 1: not UTF-8"),
     ("a.txt", b"", {}, 4, "no text in it"),
     ("a.txt", b"\n \n", {}, 4, "no text in it"),
-    ("a.txt", b"fine\n" + b"x" * 1_100_000, {}, 4, "a.txt line 2 is longer than 1 MiB"),
+    ("a.txt", b"fine\n" + b"x" * 1_100_000, {}, 4, "a.txt line 2: longer than 1 MiB"),
     ("a.txt", b"fine", {"text_column": "x"}, 4, "plain text and has no column 'x'"),
     ("a.txt", b"fine", {"language": "zh"}, 2, "is for scenes"),
     ("a.txt", b"fine", {"split": "test"}, 2, "is for scenes alone"),

@@ -4,6 +4,8 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from encoders import KINDS, text_encoder
@@ -169,6 +171,20 @@ def test_a_tokenizer_is_made_from_the_captions_of_the_training_part(tmp_path, mo
     found = list(training_texts(ImageData((str(tmp_path / "0.tar"),)), "both"))
     held_out = 40 - len(found)
     assert 1 <= held_out <= 3 and set(found) < {f"number {i}" for i in range(40)}
+
+
+def test_captions_are_read_without_their_pictures(tmp_path):
+    (tmp_path / "a").mkdir()
+    for i in range(3):
+        (tmp_path / f"a/{i}.png").write_bytes(b"no picture")
+    (tmp_path / "a/metadata.csv").write_text("file_name,text\n0.png,zero\n1.png,one\n2.png,\n")
+    columns = {"image": [b"no picture"] * 2, "caption": ["two", None]}
+    pq.write_table(pa.table(columns), tmp_path / "b.parquet")
+    config = ImageData((f"{tmp_path}/a", f"{tmp_path}/b.parquet"))
+    train, held_out = train_and_validation(config)
+    captions = ["zero", "one", "", "two", ""]
+    assert list(training_texts(config, "both")) == [captions[i] for i in train.indices]
+    assert (train.size, held_out.size) == (4, 1)
 
 
 def test_data_without_captions_have_no_tokenizer(tmp_path):

@@ -1,7 +1,10 @@
-"""Data that are validated on because they are named: `data.validation`."""
+"""Data that are validated on because they are named, `data.validation`, or that are held out."""
+
+import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from conftest import fails, log_of
 from PIL import Image
 
@@ -13,6 +16,7 @@ from gentool.data.holdout import (
     training_texts,
 )
 from gentool.errors import BadDataError
+from gentool.rng import generator
 from gentool.teacher.distill import open_corpus
 
 
@@ -62,6 +66,20 @@ def test_texts_and_pairs_to_validate_on(tmp_path):
     train, held_out = text_train_and_validation(pairs)
     assert (train.size, held_out.size) == (2, 1)
     assert (held_out[0].source, held_out[0].text) == ("c", "C")
+
+
+def test_unreadable_texts_to_validate_on_are_left_out_where_those_are_skipped(tmp_path):
+    (tmp_path / "train.txt").write_bytes(b"one\n\xff\ntwo\n")
+    (tmp_path / "dev.txt").write_bytes(b"\xff\nfour\n\nfive\n")
+    config = TextData((f"{tmp_path}/train.txt",), (f"{tmp_path}/dev.txt",), on_error="skip")
+    train, held_out = text_train_and_validation(config)
+    assert [held_out[i].text for i in range(held_out.size)] == ["four", "five"]
+    assert (train.size, held_out.empty) == (3, 1), "the loader skips and counts those of training"
+    with pytest.raises(BadDataError, match="dev.txt line 1: not UTF-8"):
+        text_train_and_validation(TextData(validation=config.validation))
+    (tmp_path / "dev.txt").write_bytes(b"\xff\n")
+    with pytest.raises(BadDataError, match="no text in .*dev.txt"):
+        text_train_and_validation(config)
 
 
 def test_scenes_are_validated_on_their_test_split():
@@ -114,3 +132,18 @@ def test_distilling_holds_nothing_out_where_others_are_validated_on(tmp_path):
     corpus = open_corpus(PairData(spec=(spec,), validation=(dev,)), None)
     assert (len(corpus.indices), corpus.held_out) == (2, set())
     assert len(open_corpus(PairData(spec=(spec,)), None).held_out) == 1
+
+
+def test_what_is_held_out_is_told_in_few_bytes_a_record(monkeypatch, tmp_path):
+    class Many:
+        size, labels, fingerprint = 300_000, (), ""
+
+    monkeypatch.setattr("gentool.data.holdout.open_images", lambda config: Many())
+    tracemalloc.start()
+    train, held_out = train_and_validation(ImageData())
+    used = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert used < 100_000, "one tensor, 8 bytes a record, which is not traced"
+    order = torch.randperm(Many.size, generator=generator("hold out")).tolist()
+    assert list(held_out.indices) == sorted(order[:512])
+    assert list(train.indices) == sorted(order[512:])

@@ -9,6 +9,7 @@ import torch
 from conftest import log_of, trained, weights_of
 from PIL import Image
 from safetensors.torch import load_file
+from tars import shards
 from test_vq import pictures, tiny
 
 from gentool.checkpoint.tokenizer import find_tokenizer
@@ -107,6 +108,14 @@ def test_the_log_tells_of_the_codebook_and_training_helps(run):
     assert 1 <= records[-1]["codebook_perplexity"] <= 16
     assert records[-1]["reconstruction"] < 0.7 * records[0]["reconstruction"]
     assert (run / "samples" / "step-00000020.png").is_file()
+
+
+def test_previews_do_without_pictures_that_are_held_out(cli, recipe, tmp_path):
+    spec = shards(tmp_path, (40,))
+    out = ("--data", spec, "--out", tmp_path / "run", "-q", "--set", "train.sample_every=10")
+    none = ("--set", "data.where=n==1", "--set", "train.validate_every=0")
+    assert cli("train", "vq", "--recipe", recipe, *out, *none).code == 0
+    assert not list((tmp_path / "run/samples").glob("*.png"))
 
 
 def test_a_cut_run_ends_in_the_same_bytes(cli, recipe, run, tmp_path):

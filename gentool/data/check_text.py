@@ -5,6 +5,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from gentool.data.check import Problem
 from gentool.data.config import TextData
 from gentool.data.loader import TooLong
@@ -67,7 +69,7 @@ def scan_texts(
                 encode(text.key, text.text, tokenizer, config, begin=text.source is None)
             except TooLong:
                 report.too_long += 1
-    report.duplicates = len(hashes) - len(set(hashes))
+    report.duplicates = len(hashes) - len(np.unique(hashes))
 
 
 def describe(number: int, text: Text) -> str:

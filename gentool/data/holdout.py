@@ -1,6 +1,5 @@
 """Keeping a part of the data for validation."""
 
-from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
@@ -11,9 +10,9 @@ import numpy as np
 import torch
 
 from gentool.data.config import OF_SCENES, ImageData, TextData
-from gentool.data.images import open_images
+from gentool.data.images import Images, NoPictures, open_images
 from gentool.data.loader import ON_BAD
-from gentool.data.source import Data, Example, RawImage, Record, Sharded, Source, Subset, Window
+from gentool.data.source import Data, Example, Joined, Record, Sharded, Source, Subset, Window
 from gentool.data.tar import is_tar
 from gentool.data.text import Text, has_columns, open_texts
 from gentool.errors import BadDataError, UsageError
@@ -60,7 +59,8 @@ class HeldOut:
 
     @cached_property
     def _window(self) -> Window:
-        """Raises BadDataError for a shard that cannot be read, unless those are skipped."""
+        """Raises NoPictures if none is held out, and BadDataError for a shard that cannot be read,
+        unless those are skipped."""
         found = []
         shards = self.source.shards
         for shard in range(min(shards, SHARDS)):
@@ -74,7 +74,7 @@ class HeldOut:
                 if self.config.on_error == "stop":
                     raise
         if not found:
-            raise BadDataError(
+            raise NoPictures(
                 "nothing to validate on: of the records held out of the first shards there "
                 "is none" + (", or none as data.where says" if self.config.where else ""),
                 "--set train.validate_every=0 trains without",
@@ -125,11 +125,14 @@ def train_and_validation(config: ImageData) -> tuple[Data, Source[Example]]:
         from gentool.data.scenes import Scenes
 
         return source, Scenes("test", config.language)
-    order = torch.randperm(source.size, generator=generator("hold out")).tolist()
-    n = min(MOST, source.size // SHARE + (source.size < SHARE))
     if source.size == 1:
         return source, source
-    return Subset(source, sorted(order[n:])), Subset(source, sorted(order[:n]))
+    order = torch.randperm(source.size, generator=generator("hold out")).numpy()
+    n = min(MOST, source.size // SHARE + (source.size < SHARE))
+    held, trained = order[:n], order[n:]
+    held.sort()
+    trained.sort()
+    return Subset(source, trained), Subset(source, held)
 
 
 def text_train_and_validation(config: TextData) -> tuple[Source[Text], Source[Text]]:
@@ -141,7 +144,7 @@ def text_train_and_validation(config: TextData) -> tuple[Source[Text], Source[Te
         other = open_texts(there)
         return (
             source if source.size is None else split_texts(source, config)[0],
-            other if other.size is None else _with_text(other, there),
+            other if other.size is None else _with_text(other, there, unreadable=False),
         )
     if source.size is None:
         from gentool.data.scenes import SceneTexts
@@ -168,13 +171,14 @@ def elsewhere(config: Section, specs: tuple[str, ...], split: str = "") -> Secti
     return replace(config, spec=specs, validation=(), **plain)
 
 
-def _with_text(source: Source[Text], config: TextData) -> Subset[Text]:
-    """The texts of a source that ends, without empty ones. Raises BadDataError if none is left."""
+def _with_text(source: Source[Text], config: TextData, unreadable: bool) -> Subset[Text]:
+    """The texts of a source that ends, without empty ones; with unreadable ones, if there is a
+    loader to skip and count them. Raises BadDataError if none is left."""
     hashes = _hashes(source, config)
-    kept = np.flatnonzero(hashes)
+    kept = np.flatnonzero(hashes if unreadable else (hashes > 0) & (hashes < UNREADABLE))
     if not len(kept):
         raise BadDataError(f"no text in {', '.join(config.spec)}")
-    return Subset(source, array("Q", kept.tolist()), len(hashes) - len(kept))
+    return Subset(source, kept, int((hashes == 0).sum()))
 
 
 def split_texts(source: Source[Text], config: TextData) -> tuple[Subset[Text], Subset[Text]]:
@@ -186,7 +190,7 @@ def split_texts(source: Source[Text], config: TextData) -> tuple[Subset[Text], S
     `config.validation` names others, none are held out.
     """
     if config.validation:
-        return _with_text(source, config), Subset(source, [])
+        return _with_text(source, config, unreadable=True), Subset(source, [])
     hashes = _hashes(source, config)
     distinct, first = np.unique(hashes, return_index=True)
     first = first[(distinct > 0) & (distinct < UNREADABLE)]
@@ -195,8 +199,8 @@ def split_texts(source: Source[Text], config: TextData) -> tuple[Subset[Text], S
     held = first[: min(MOST, len(first) // SHARE + (len(first) < SHARE))]
     last = hashes[held[-1]] if len(first) > 1 else 0
     empty = int((hashes == 0).sum())
-    trained = array("Q", np.flatnonzero(hashes > last).tolist())
-    return Subset(source, trained, empty), Subset(source, sorted(held.tolist()))
+    trained = np.flatnonzero(hashes > last)
+    return Subset(source, trained, empty), Subset(source, np.sort(held))
 
 
 def _hashes(source: Source[Text], config: TextData) -> np.ndarray:
@@ -232,20 +236,34 @@ def training_texts(config: TextData | ImageData, side: str) -> Iterator[str]:
 
 def _captions(config: ImageData) -> Iterator[str]:
     source, _ = train_and_validation(config)
-    reads: Iterable[Callable[[], Example | RawImage]]
+    reads: Iterable[Callable[[], str]]
     if isinstance(source, Sharded):
         records = chain.from_iterable(map(source.records, range(source.shards)))
-        reads = (record.raw for record in islice(records, ENOUGH))
+        reads = (partial(_raw_caption, record) for record in islice(records, ENOUGH))
     else:
         n = min(ENOUGH, source.size or ENOUGH)
         step = (source.size or n) / n  # a folder's first pictures may be all of one kind
-        reads = (partial(source.__getitem__, int(i * step)) for i in range(n))
+        reads = (partial(_caption, source, int(i * step)) for i in range(n))
     for read in reads:
         try:
-            yield read().caption
+            yield read()
         except BadDataError as error:
             if config.on_error == "stop":
                 raise BadDataError(str(error), ON_BAD) from error
+
+
+def _raw_caption(record: Record) -> str:
+    return record.raw().caption
+
+
+def _caption(source: Source[Example], index: int) -> str:
+    """The caption of a record; no picture is read where it can be told without. Raises
+    BadDataError."""
+    if isinstance(source, Subset):
+        return _caption(source.source, source.number(index))
+    if isinstance(source, Joined):
+        return _caption(*source.place(index))
+    return source.caption(index) if isinstance(source, Images) else source[index].caption
 
 
 def training_attributes(config: TextData) -> list[str]:

@@ -39,6 +39,10 @@ NOT_IMAGES = (".jsonl", ".csv", ".tsv", ".txt")
 BLOCK = 1 << 20  # bytes of either end of a parquet file that its fingerprint covers
 
 
+class NoPictures(BadDataError):
+    """There is none to look at: it may be done without."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """One example as an image model sees it."""
@@ -65,7 +69,8 @@ def picture(
 def first_pictures(source: Source[Example], n: int, config: ImageData) -> list[Picture]:
     """The first n that can be read, or as many as there are, as they are without augmentation.
 
-    Raises BadDataError for one that cannot be, unless config skips those and there are others.
+    Raises BadDataError for one that cannot be, unless config skips those, and NoPictures if there
+    are no others.
     """
     found: list[Picture] = []
     rng = generator("pictures")  # for nothing: no draw is used
@@ -78,12 +83,12 @@ def first_pictures(source: Source[Example], n: int, config: ImageData) -> list[P
             if config.on_error == "stop":
                 raise
     if not found:
-        raise BadDataError(f"none of {source.size} pictures can be read")
+        raise NoPictures(f"none of {source.size} pictures can be read")
     return found
 
 
 class Images(ABC):
-    """Encoded images with captions and labels: random access, constant memory."""
+    """Encoded images with captions and labels by index; their table is not held in memory."""
 
     fingerprint: str
     left_out: Sequence[str] = ()  # files that are there and no records
@@ -93,6 +98,7 @@ class Images(ABC):
         self.columns = columns
         self.unused = sorted({*names} - {*columns.names()})
         self.rows = undecoded(rows, columns)
+        self._captions = rows.select_columns([columns.caption]) if columns.caption else None
         self.size: int | None = len(rows)
         self.labels, self._codes = class_names(rows, columns.label)
 
@@ -104,6 +110,11 @@ class Images(ABC):
         row = self.rows[index]
         key = self._key(index, row[self.columns.image])
         return Record(index, key, partial(self._raw, key, row))
+
+    def caption(self, index: int) -> str:
+        """That of record `index`, of which the picture is not read."""
+        row = self._captions[index] if self._captions else {}
+        return row.get(self.columns.caption) or ""
 
     def _raw(self, key: str, row: dict[str, Any]) -> RawImage:
         caption = row[self.columns.caption] if self.columns.caption else None
@@ -245,22 +256,35 @@ def _open(spec: str, config: ImageData) -> Data:
 
 
 def _listing(folder: Path) -> list[str]:
-    """Images and metadata files under `folder`, sorted by name, hidden ones left out. Raises
-    BadDataError if there is no image or a link to nothing, OSError for a closed folder."""
+    """Images and metadata files under `folder`, sorted by name, hidden ones left out; folders are
+    reached by links too, but for one that they are in. Raises BadDataError if there is no image or
+    a link to nothing, OSError for a closed folder."""
     found, images = [], 0
-    os.scandir(folder).close()  # raises; in it `os.walk` passes over what may not be read
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    above: dict[str, tuple[str, ...]]  # of each folder where it really is and those it is in
+    above = {str(folder): (os.path.realpath(folder),)}
+    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        way = above.pop(parent)
+        inside = {name: os.path.realpath(os.path.join(parent, name)) for name in folders}
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and inside[n] not in way)
+        above |= {os.path.join(parent, name): (*way, inside[name]) for name in folders}
         for name in sorted(names):
             is_image = name.lower().endswith(EXTENSIONS) and not name.startswith(".")
             images += is_image
+            path = os.path.join(parent, name)
             if is_image or name in METADATA:
-                found.append(path := os.path.join(parent, name))
-                if not os.path.exists(path):
-                    raise BadDataError(f"{path} is a link to nothing", "remove it")
+                found.append(path)
+            elif name.startswith(".") or "." in name or not os.path.islink(path):
+                continue  # a link without an extension may be one to a folder that is gone
+            if not os.path.exists(path):
+                raise BadDataError(f"{path} is a link to nothing", "remove it")
     if not images:
         raise BadDataError(f"no images in {folder}", f"images end in {', '.join(EXTENSIONS)}")
     return found
+
+
+def _refuse(error: OSError) -> None:
+    if os.path.basename(error.filename) != "lost+found":  # a disk's own, closed to all but root
+        raise error
 
 
 def _check_metadata(path: Path) -> None:

@@ -8,10 +8,11 @@ import csv
 import io
 import json
 import os
+import re
+import weakref
 from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
@@ -22,21 +23,25 @@ from gentool.data.text import Text, TextColumns
 from gentool.errors import BadDataError, MachineError
 
 BOM = b"\xef\xbb\xbf"
-LONGEST = 1 << 20  # bytes of a line
+LONGEST = 1 << 20  # bytes of a line, characters of a cell
+csv.field_size_limit(max(LONGEST, csv.field_size_limit()))
 
 
 class Lines(ABC):
-    """The records of one file. Memory: 12 bytes for each."""
+    """The records of one file, which stays open. Held in memory: 12 bytes for each, its place."""
 
     labels: tuple[str, ...] = ()
+    longest = LONGEST  # bytes of a record
 
     def __init__(self, path: Path, config: TextData) -> None:
-        """Raises BadDataError if nothing is in the file, or a line of it has no end."""
+        """Raises BadDataError if nothing is in the file."""
         self.path = path
         self._starts = array("Q")  # of each record, and the end of the file
         self._numbers = array("I")  # the line that each begins in, from 1
         try:
-            with path.open("rb") as file:
+            self._file = os.open(path, os.O_RDONLY)
+            weakref.finalize(self, os.close, self._file)
+            with open(self._file, "rb", closefd=False) as file:
                 for start, number in self._scan(file):
                     self._starts.append(start)
                     self._numbers.append(number)
@@ -60,24 +65,26 @@ class Lines(ABC):
 
     def _record(self, index: int) -> str:
         """The record as it stands in the file. Raises BadDataError."""
+        data = self._bytes(index)
+        if len(data) > self.longest:
+            raise BadDataError(f"{self._key(index)}: longer than {self.longest >> 20} MiB")
         try:
-            return self._bytes(index).decode("utf-8")
+            return data.decode("utf-8")
         except UnicodeDecodeError as error:
             message = f"{self._key(index)}: not UTF-8 at byte {error.start + 1}"
             raise BadDataError(message) from None
 
     def _bytes(self, index: int) -> bytes:
+        """The record, or of one that is too long more than it may have."""
         start, end = self._starts[index : index + 2]
-        try:
-            with self.path.open("rb", buffering=0) as file:
-                file.seek(start)
-                return file.read(end - start)
+        try:  # at a place of its own: the loader's threads share the file
+            return os.pread(self._file, min(end - start, self.longest + 1), start)
         except OSError as error:
             raise MachineError(f"cannot read {self.path}: {error.strerror}") from error
 
     def _scan(self, file: BinaryIO) -> Iterator[tuple[int, int]]:
         """Of each record where it starts, and in which line."""
-        for start, number, _ in _lines(file, self.path.name):
+        for start, number, _ in _lines(file):
             yield start, number
 
     def _first(self) -> int:
@@ -133,10 +140,20 @@ class Jsonl(Lines):
         if config.text_column:  # the fields of one record say nothing of the others'
             self.columns = TextColumns(config, str(self.path), config.columns(), ())
         else:
-            index = self._first()
-            first = self._object(self._key(index), self._record(index))
+            first = self._head()
             texts = [name for name, value in first.items() if isinstance(value, str)]
             self.columns = TextColumns(config, str(self.path), [*first, *config.columns()], texts)
+
+    def _head(self) -> dict[str, object]:
+        """The first object that can be read. Raises BadDataError as the first record, if none."""
+        problem = None
+        for index in range(self._first(), len(self._numbers)):
+            try:
+                return self._object(self._key(index), self._record(index))
+            except BadDataError as error:
+                problem = problem or error
+        assert problem
+        raise problem
 
     def _parse(self, key: str, record: str) -> Text:
         return self.columns.read(key, self._object(key, record))
@@ -156,26 +173,18 @@ class Table(Lines):
     """Rows of comma- or tab-separated values, the first of them the names of the columns. What
     stands in double quotes may hold separators and line ends."""
 
+    longest = 64 * LONGEST  # where a quote does not close, the rest of the file is one record
+
     @property
     def _dialect(self) -> str:
         return "excel-tab" if self.path.suffix == ".tsv" else "excel"
 
     def _scan(self, file: BinaryIO) -> Iterator[tuple[int, int]]:
-        lines = _lines(file, self.path.name)
-        starts: list[tuple[int, int]] = []
-
-        def fed() -> Iterator[str]:
-            for start, number, line in lines:
-                starts.append((start, number))
-                yield line.decode("latin-1")  # what separates is ASCII, and this never fails
-
-        while True:
-            starts.clear()
-            with suppress(csv.Error):  # it is met again when the record is read
-                next(csv.reader(fed(), self._dialect, strict=True), None)
-            if not starts:
-                return
-            yield starts[0]
+        opens, quoted = _OPENS[self._dialect], False
+        for start, number, line in _lines(file):
+            if not quoted:
+                yield start, number
+            quoted = bool(opens.fullmatch(b'"' + line if quoted else line))
 
     def _open(self, config: TextData) -> None:
         head = self._first()
@@ -204,14 +213,32 @@ def open_file(path: Path, config: TextData) -> Lines:
     return kind(path, config)
 
 
-def _lines(file: BinaryIO, name: str) -> Iterator[tuple[int, int, bytes]]:
-    """Each line with where it starts and its number; a byte order mark is passed over."""
+def _opens(separator: bytes) -> re.Pattern[bytes]:
+    """Matches a line at the end of which a cell in quotes goes on. Quotes inside a cell that does
+    not begin with one are part of it; where the reader of `csv` would fail there is no match."""
+    quoted = rb'"(?:[^"]++|"")*+'
+    plain = rb'(?:[^"%b\r\n][^%b\r\n]*+)?' % (separator, separator)
+    return re.compile(rb"(?:(?:%b\"|%b)%b)*+%b" % (quoted, plain, separator, quoted))
+
+
+_OPENS = {"excel": _opens(b","), "excel-tab": _opens(b"\t")}
+
+
+def _lines(file: BinaryIO) -> Iterator[tuple[int, int, bytes]]:
+    """Each line with where it starts and its number; a byte order mark is passed over. One that is
+    too long is not held: in its place is the quote that has no partner in it, if there is one."""
     start = file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
     for number in count(1):
-        line = file.readline(LONGEST + 1)
+        line = piece = file.readline(LONGEST + 1)
         if not line:
             return
-        if len(line) > LONGEST:
-            raise BadDataError(f"{name} line {number} is longer than {LONGEST >> 20} MiB")
+        size = len(line)
+        if size > LONGEST:
+            quotes = line.count(b'"')
+            while piece and not piece.endswith(b"\n"):
+                piece = file.readline(LONGEST)
+                size += len(piece)
+                quotes += piece.count(b'"')
+            line = b'"' * (quotes % 2)
         yield start, number, line
-        start += len(line)
+        start += size

@@ -87,14 +87,21 @@ class Joined(Generic[Record_co]):
         self.size: int | None = self._ends[-1]
 
     def __getitem__(self, index: int) -> Record_co:
+        source, number = self.place(index)
+        return source[number]
+
+    def place(self, index: int) -> tuple[Source[Record_co], int]:
+        """The source that record `index` is in, and its number there."""
         which = bisect_right(self._ends, index)
-        return self.sources[which][index - (self._ends[which - 1] if which else 0)]
+        return self.sources[which], index - (self._ends[which - 1] if which else 0)
 
 
 class Subset(Generic[Record_co]):
     """Some records of a source."""
 
-    def __init__(self, source: Source[Record_co], indices: Sequence[int], empty: int = 0) -> None:
+    def __init__(
+        self, source: Source[Record_co], indices: Sequence[int] | np.ndarray, empty: int = 0
+    ) -> None:
         """empty: how many were left out because there is nothing in them."""
         self.source = source
         self.indices = indices
@@ -104,7 +111,11 @@ class Subset(Generic[Record_co]):
         self.fingerprint = source.fingerprint
 
     def __getitem__(self, index: int) -> Record_co:
-        return self.source[self.indices[index]]
+        return self.source[self.number(index)]
+
+    def number(self, index: int) -> int:
+        """What record `index` is in the source."""
+        return int(self.indices[index])
 
 
 class Sharded(ABC):

@@ -20,6 +20,7 @@ from gentool.data.config import ImageData, condition
 from gentool.data.decode import EXTENSIONS, MAX_BYTES
 from gentool.data.source import WINDOW, RawImage, Record, Sharded, digest
 from gentool.errors import BadDataError, MachineError, NotFoundError, UsageError
+from gentool.streams import clean
 
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 MAGIC = {
@@ -253,10 +254,10 @@ def _value(values: dict[str, Any], field: str, key: str) -> Any:
 
 
 def _field(text: str, field: str, key: str) -> str:
-    """The text in `field` of a JSON object; null is no caption. Raises BadDataError."""
+    """The text in `field` of a JSON object, `clean`; null is no caption. Raises BadDataError."""
     caption = _value(_object(text, key), field, key)
     if not isinstance(caption, str | None):
         raise BadDataError(
             f"{key}: field {field!r} of .json holds {type(caption).__name__}, not text"
         )
-    return caption or ""
+    return clean(caption or "")

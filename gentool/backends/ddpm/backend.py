@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gentool.backends.ddpm import Config, DecodeConfig, SampleConfig
 from gentool.backends.ddpm.algorithm import ModelFn, denoiser, guided, training_loss
 from gentool.backends.ddpm.network import UNet
-from gentool.conditions import Conditioned, label
+from gentool.conditions import Conditioned
 from gentool.data.images import Picture, picture
 from gentool.data.source import Example, Source
 from gentool.diffusion.bound import prior_term, step_term
@@ -49,7 +49,7 @@ class Backend(Conditioned):
     def prepare(
         self, source: Source[Example], index: int, rng: torch.Generator, augment: bool
     ) -> Picture:
-        return picture(source, index, self.config.data, rng, augment)
+        return self.complete(picture(source, index, self.config.data, rng, augment))
 
     def collate(self, examples: Sequence[Picture], rng: BatchRng) -> Batch:
         x_0 = torch.stack([example.image for example in examples])
@@ -141,7 +141,7 @@ class Backend(Conditioned):
         network.eval()
         device = next(network.parameters()).device
         x_0 = torch.stack([example.image for example in examples]).to(device)
-        y = torch.tensor([label(e) for e in examples]) if self.config.model.classes else None
+        y = torch.tensor([e.label for e in examples]) if self.config.model.classes else None
         text = self.captions.rows([e.caption for e in examples]) if self.captions else None
         self._check_sample(sample, y, text)
         chain = self.chain.respaced(sample.steps, sample.spacing)

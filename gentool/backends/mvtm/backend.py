@@ -80,8 +80,8 @@ class Backend(Conditioned):
         self, source: Source[Any], index: int, rng: torch.Generator, augment: bool
     ) -> Picture | CachedPicture:
         if not isinstance(source, TokenCache):
-            return picture(source, index, self.config.data, rng, augment)
-        found = source[index]
+            return self.complete(picture(source, index, self.config.data, rng, augment))
+        found = self.complete(source[index])
         view = int(torch.randint(len(found.views), (), generator=rng))
         return replace(found, views=found.views[view : view + 1])
 

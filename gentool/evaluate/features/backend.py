@@ -47,16 +47,14 @@ class Backend(protocol.Backend):
     def prepare(
         self, source: Source[Example], index: int, rng: torch.Generator, augment: bool
     ) -> Picture:
-        return picture(source, index, self.config.data, rng, augment)
+        found = picture(source, index, self.config.data, rng, augment)
+        if found.label is None:
+            raise BadDataError(f"{found.key} has no class")
+        return found
 
     def collate(self, examples: Sequence[Picture], rng: BatchRng) -> Batch:
-        labels = []
-        for example in examples:
-            if example.label is None:
-                raise BadDataError(f"{example.key} has no class")
-            labels.append(example.label)
         x_0 = torch.stack([example.image for example in examples])
-        return {"x_0": x_0, "y": torch.tensor(labels)}
+        return {"x_0": x_0, "y": torch.tensor([example.label for example in examples])}
 
     def loss(self, network: Callable[..., Tensor], batch: Batch) -> dict[str, Tensor]:
         logits = network(batch["x_0"])

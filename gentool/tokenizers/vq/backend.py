@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gentool import protocol
 from gentool.data.holdout import train_and_validation
-from gentool.data.images import Picture, first_pictures, picture
+from gentool.data.images import NoPictures, Picture, first_pictures, picture
 from gentool.data.source import Data, Example, Source
 from gentool.protocol import Batch
 from gentool.render import pairs, to_uint8
@@ -100,9 +100,12 @@ class Backend(protocol.Backend):
     def preview(
         self, network: nn.Module, folder: Path, stem: str, poll: Callable[[], None]
     ) -> None:
-        """Held-out pictures, each with its reconstruction to the right."""
+        """Held-out pictures, each with its reconstruction to the right; nothing where none is."""
         poll()
-        examples = first_pictures(self._held_out, SHOWN, self.config.data)
+        try:
+            examples = first_pictures(self._held_out, SHOWN, self.config.data)
+        except NoPictures:  # a validation tells of it
+            return
         x = torch.stack([example.image for example in examples])
         x_hat = reconstruct(network, x)
         pairs(to_uint8(x), to_uint8(x_hat)).save(folder / f"{stem}.png")
