@@ -128,6 +128,17 @@ def test_a_differing_setting_is_named_and_steps_may_differ(train, cli, copy):
     assert [record["step"] for record in log_of(copy)][-3:] == [41, 42, 42]
 
 
+def test_what_may_differ_stays_the_run_s_own_beside_its_recipe(train, tmp_path):
+    own = ("--set", "train.save_every=4", "--on-error", "skip")
+    assert train("--steps", 9, *own, "--stop-at", 6).code == 0
+    result = train("--resume", "latest", "--set", "train.log_every=3")
+    assert result.code == 0 and states_of(tmp_path / "run")[-1] == 9, result.err
+    config = json.loads((tmp_path / "run/config.json").read_text())["config"]
+    of_train = config["train"]
+    assert (of_train["steps"], of_train["save_every"], of_train["log_every"]) == (9, 4, 3)
+    assert config["data"]["on_error"] == "skip"
+
+
 def test_resume_names_a_run_or_a_state(cli, tiny_run, copy, tmp_path):
     def resume(path, *more):
         return cli("train", "ddpm", "--resume", path, *more)

@@ -63,10 +63,9 @@ def settings(config: Any) -> tuple[str, Tree]:
     return name, merge(tree, {"data": shared, "train": train})
 
 
-def is_done(out: Path, config: Any) -> bool:
+def is_done(out: Path) -> bool:
     """Whether the first stage in `out` is at its last step."""
-    steps = build(options_module("vq").Config, settings(config)[1]).train.steps
-    return reached(out / FIRST, steps)
+    return reached(out / FIRST, read_config(out / FIRST).config["train"]["steps"])
 
 
 def image_tokenizer(config: Any, out: Path) -> Any:

@@ -131,11 +131,11 @@ def _first_stage(
     del second
     reporter.info(f"stage one of two: the image tokenizer, recipe {name}")
     folder = out / FIRST
-    # Its data are named, as those of a run that goes on may have been moved.
-    given = {"data": {"spec": tree["data"]["spec"]}}
+    # Its data are given, not only the recipe's: of a run that goes on they may have been moved.
+    given = {"data": tree["data"]}
     first = Plan("vq", name, tree, given, {}, True, folder, resume="auto", again=plan.again)
     train(first, device, None, deadline, reporter)
-    done = stages.is_done(out, resolved.config)
+    done = stages.is_done(out)
     reporter.info(
         "stage two of two: the transformer"
         if done
