@@ -150,6 +150,18 @@ def test_a_folder_in_use_is_refused_and_overwrite_replaces_it(train, tiny_run, t
     assert {path.name for path in tmp_path.iterdir()} == {"run", "not-a-run"}
 
 
+@pytest.mark.parametrize("file", ["config.json", "next/index.html"])
+def test_overwrite_replaces_runs_of_gentool_alone(train, tmp_path, file):
+    """A model of transformers has a config.json too, and any folder may have one called next."""
+    path = tmp_path / "run" / file
+    path.parent.mkdir(parents=True)
+    path.write_text('{"model_type": "bert"}')
+    for more in ((), ("--overwrite",), ("--resume", "auto")):
+        result = train("--steps", 1, *more)
+        assert result.code == 2 and "is not a run" in result.err
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [path]
+
+
 def test_init_starts_from_given_weights(train, tiny_run, tmp_path):
     run = tmp_path / "run"
     assert train("--init", tiny_run, "--stop-at", 1).code == 0

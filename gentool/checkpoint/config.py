@@ -46,10 +46,15 @@ def run_of(folder: Path) -> Path:
     return folder.parent.parent if names_state(folder) else folder
 
 
-def is_checkpoint(folder: Path) -> bool:
-    """Whether `folder` is a checkpoint of gentool; one of the Hub has no such header."""
-    path = run_of(folder) / "config.json"
+def is_run(folder: Path) -> bool:
+    """Whether `folder` holds the config.json of gentool; that of a model of the Hub is another."""
+    path = folder / "config.json"
     return path.is_file() and '"gentool_version"' in path.read_text("utf-8", errors="replace")
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Whether `folder` is a checkpoint of gentool: a run, or a state of one."""
+    return is_run(run_of(folder))
 
 
 def read_config(folder: Path) -> RunConfig:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gentool.checkpoint.atomic import check_place, write_file
-from gentool.checkpoint.config import RunConfig, run_of
+from gentool.checkpoint.config import RunConfig, is_run, run_of
 from gentool.checkpoint.state import State, read_state, states, step_of
 from gentool.errors import BadCheckpointError, NotFoundError, UsageError
 from gentool.settings import Tree, flatten
@@ -18,9 +18,9 @@ FIRST, NEXT = "vq", "next"
 def check_new(out: Path, overwrite: bool) -> None:
     """Raise UsageError or OSError if a new run cannot go to `out`."""
     check_place(out)
-    begun = (out / NEXT).is_dir()
-    is_run = begun or (out / "config.json").is_file()
-    if is_run and not overwrite:
+    begun = is_run(out / NEXT)
+    ours = begun or is_run(out)
+    if ours and not overwrite:
         raise UsageError(
             f"{out} already holds " + ("the first stage of a run" if begun else "a run"),
             "--resume latest continues it, --overwrite replaces it, --out DIR goes elsewhere",
@@ -29,7 +29,7 @@ def check_new(out: Path, overwrite: bool) -> None:
         raise UsageError(f"--out {out} is the folder you are in", "--out DIR, a new one")
     if out.is_dir() and not any(out.iterdir()):
         return
-    if out.exists() and not is_run:
+    if out.exists() and not ours:
         raise UsageError(f"{out} exists and is not a run", "choose another --out")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gentool.checkpoint.atomic import create_folder, sync
-from gentool.checkpoint.config import RunConfig, read_config
+from gentool.checkpoint.config import RunConfig, is_run, read_config
 from gentool.checkpoint.state import reached
 from gentool.checkpoint.tokenizer import find_tokenizer
 from gentool.data.config import ImageData
@@ -36,7 +36,7 @@ def begin(out: Path, second: RunConfig, resumed: bool) -> None:
 
 def begun(out: Path) -> RunConfig | None:
     """What the second stage in `out` will be, where there is a first one alone."""
-    return read_config(out / NEXT) if (out / NEXT).is_dir() else None
+    return read_config(out / NEXT) if is_run(out / NEXT) else None
 
 
 def keep(out: Path, folder: Path) -> None:
