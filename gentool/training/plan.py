@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gentool.checkpoint.atomic import recover_folder
-from gentool.checkpoint.config import RunConfig, read_config
+from gentool.checkpoint.config import RunConfig, read_config, run_of
 from gentool.checkpoint.state import State
 from gentool.data.config import OF_SCENES
 from gentool.errors import BadCheckpointError, NotFoundError, UsageError
@@ -36,6 +36,13 @@ class Plan:
     def folder(self) -> Path:
         """Where a new run goes."""
         return self.out or Path("runs") / self.recipe
+
+    @property
+    def run(self) -> Path:
+        """The run that is trained, a new one or one that goes on."""
+        if self.resume in (None, "", "auto", "latest"):
+            return self.folder
+        return run_of(Path(self.resume))
 
 
 @dataclass

@@ -21,8 +21,9 @@ from gentool.settings import Tree, build, merge, to_tree
 from gentool.training.run import FIRST, NEXT
 
 
-def begin(out: Path, second: RunConfig, resumed: bool) -> None:
-    """Note in `out` what its second stage will be; where it is not resumed, in a new folder."""
+def begin(out: Path, second: RunConfig, resumed: bool, overwrite: bool) -> None:
+    """Note in `out` what its second stage will be; where it is not resumed, in a new folder, which
+    replaces what is there if `overwrite`. Raises as `create_folder`."""
 
     def fill(folder: Path) -> None:
         (folder / NEXT).mkdir()
@@ -31,7 +32,7 @@ def begin(out: Path, second: RunConfig, resumed: bool) -> None:
     if resumed:
         second.write(out / NEXT)
     else:
-        create_folder(out, fill, over=True)
+        create_folder(out, fill, over=overwrite)
 
 
 def begun(out: Path) -> RunConfig | None:
