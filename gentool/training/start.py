@@ -74,7 +74,7 @@ def _train(
             _check_data(run_config, trainer)
             run_config.config = to_tree(resolved.config)
             _restore(trainer, resolved.state, run)
-            trainer.catch_up(run, run_config)
+            trainer.catch_up(run, run_config, limits)
             reporter.info(f"resuming {run} at step {trainer.step}")
         else:
             run_config = _new_run_config(plan.backend, resolved, trainer)
