@@ -6,6 +6,7 @@ such a class and becomes an instance of it, and the other way round.
 """
 
 import dataclasses
+import datetime
 import math
 import tomllib
 import types
@@ -108,6 +109,8 @@ def parse_assignment(text: str) -> Tree:
         parsed = tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
+    if isinstance(parsed, datetime.date | datetime.time):  # no setting is one: it is a name
+        parsed = value.strip()
     for part in reversed(key.strip().split(".")):
         parsed = {part: parsed}
     return parsed
@@ -151,7 +154,11 @@ def _checked(key: str, value: Any, hint: Any, metadata: Any) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise UsageError(f"{key} takes {_NAMES[hint]}, got {value!r}")
+        quoted = hint is str and isinstance(value, int | float)
+        raise UsageError(
+            f"{key} takes {_NAMES[hint]}, got {value!r}",
+            f"""write '{key}="{str(value).lower()}"'""" if quoted else "",
+        )
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{key} must be finite, got {value}")
     choices, low, high = (metadata.get(name) for name in ("choices", "low", "high"))

@@ -13,6 +13,7 @@ import torch
 import typer
 
 from gentool.cli.main import app, run
+from gentool.cli.values import assigned
 from gentool.registry import options_module
 from gentool.resources import read_recipe, shipped
 from gentool.settings import build, flatten, to_tree
@@ -235,12 +236,19 @@ def test_settings_are_checked_and_the_nearest_key_is_named(train):
         ("model.norm_groups=3", ["norm_groups"]),
         ("data.image_size=30", ["image_size"]),
         ("data.channels=2", ["channels"]),
-        ("data.spec=5", ["data.spec", "5"]),
+        ("train.beta2=1.0", ["train.beta2", "in 0.0..0.999999"]),
+        ("data.spec=5", ["data.spec", "5", """write 'data.spec="5"'"""]),
+        ("data.label_column=true", ["""write 'data.label_column="true"'"""]),
     ]:
         result = train("--dry-run", "--set", text)
         assert result.code == 2 and result.out == "", (text, result.err)
         assert all(word in result.err for word in words), (text, result.err)
         assert len(result.err.splitlines()) <= 2
+
+
+def test_a_name_like_a_date_is_a_name():
+    for name in ("2024-01-01", "07:30:00"):
+        assert assigned([f"data.validation={name}"]) == {"data": {"validation": name}}
 
 
 @pytest.mark.parametrize(("T", "code"), [(1, 0), (2, 2), (20, 2), (21, 0)])

@@ -376,7 +376,9 @@ def test_training_without_a_model_or_attributes_to_learn(cli, control_recipe, te
     assert train("--set", f"lm.checkpoint={tmp_path / 'no'}").code == 3
     assert train("--set", "data.layout=block").code == 2
     lm = shutil.copytree(text_run, tmp_path / "lm")
-    assert train("--set", f"lm.checkpoint={lm}", "--stop-at", 2).code == 0
+    state = lm / "state/step-00000040"
+    result = train("--set", f"lm.checkpoint={state}", "--stop-at", 2)
+    assert result.code == 0, result.err
     shutil.rmtree(lm)
     resumed = cli("train", "diffusion-lm-control", "--out", tmp_path / "run", "--resume", "latest")
     assert resumed.code in (3, 4) and "bug" not in resumed.err

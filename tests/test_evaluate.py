@@ -69,7 +69,7 @@ def test_a_record_that_cannot_be_read_is_left_out_on_demand(cli, tiny_run, tmp_p
     (tmp_path / "bad.png").write_bytes(b"no picture")
     command = ("eval", "ddpm", "-c", tiny_run, "--data", tmp_path, "--metric", "loss", "-q")
     result = cli(*command)
-    assert result.code == 4 and "--on-error skip leaves them out" in result.err
+    assert result.code == 4 and "eval: --on-error skip" in result.err
     assert cli(*command, "--on-error", "skip").code == 0
     assert cli(*command, "--on-error", "ignore").code == 2
 
@@ -79,7 +79,7 @@ def test_texts_that_cannot_be_read_are_left_out_on_demand(cli, text_run, tmp_pat
     command = ("eval", "diffusion-lm", "-c", text_run, "--data", tmp_path / "texts.txt", "-n", 3,
                "--metric", "diversity", "-q", "--json")  # fmt: skip
     result = cli(*command)
-    assert result.code == 4 and "--on-error skip leaves them out" in result.err
+    assert result.code == 4 and "eval: --on-error skip" in result.err
     records = {record["metric"]: record for record in cli(*command, "--on-error", "skip").records}
     assert records["distinct-1[real]"]["n"] == 2
     assert records["distinct-1"]["settings"]["precision"] == "fp32"

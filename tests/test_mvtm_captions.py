@@ -98,7 +98,7 @@ def test_a_token_cache_is_trained_on_in_place_of_pictures(
     )  # fmt: skip
     assert made.code == 0, made.err
     loaded = load_checkpoint(mvtm_run, "mvtm")
-    loaded.config.tokenizer.cache = str(cache)
+    loaded.config.tokenizer.cache, loaded.config.data.flip = str(cache), True
     train, held_out = loaded.backend.sources()
     assert train.size + held_out.size == 24
     loaded.config.tokenizer.cache = ""
@@ -125,6 +125,9 @@ def test_a_token_cache_is_trained_on_in_place_of_pictures(
     train_it = ("train", "mvtm", "--recipe", mvtm_recipe, "--steps", 2)
     train_it += ("--set", "train.validate_every=0", "--set", f"tokenizer.cache={cache}")
     train_it += ("--set", f"tokenizer.image={mvtm_run}", "--out")
+    result = cli(*train_it, tmp_path / "run", "--set", "data.crop=random")
+    assert result.code == 4 and "--set data.flip=true --set data.crop=center here" in result.err
+    train_it = (*train_it[:-1], "--set", "data.flip=true", "--out")
     assert cli(*train_it, tmp_path / "run").code == 0 and not encoded
     result = cli(*train_it, tmp_path / "again", "--set", "tokenizer.image=", "--dry-run")
     assert result.code == 2 and "tokenizer.image=RUN" in result.err
@@ -135,6 +138,11 @@ def test_a_token_cache_is_trained_on_in_place_of_pictures(
     (cache / "about.json").write_text(about.replace("{}", '{"caption_column": "de"}'))
     result = cli(*train_it, tmp_path / "again")
     assert result.code == 4 and "other parts of the data" in result.err
+    earlier = json.loads(about)
+    del earlier["views_by"]
+    (cache / "about.json").write_text(json.dumps(earlier))
+    unknown = cli(*train_it, tmp_path / "again", "--set", "data.crop=random", "--dry-run")
+    assert unknown.code == 0, unknown.err
     (cache / "about.json").write_text(about)
     (cache / "records.jsonl").write_text("")
     result = cli(*train_it, tmp_path / "again")

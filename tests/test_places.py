@@ -1,14 +1,20 @@
 """Where results are to go: found out before the work, and nothing lost or left behind."""
 
+import errno
+import fcntl
 import signal
 import threading
 
 import pytest
+from conftest import states_of
 from PIL import Image
 
 from gentool.backends.ddpm.backend import Backend
 from gentool.checkpoint.atomic import check_place
 from gentool.errors import UsageError
+from gentool.training import start
+from gentool.training.loop import Trainer
+from gentool.training.run import held
 
 QUICK = ("sample", "ddpm", "-q", "-n", 1, "--steps", 1)
 
@@ -160,3 +166,81 @@ def test_the_folder_one_is_in_is_not_replaced(cli, tmp_path, monkeypatch, comman
     monkeypatch.chdir(tmp_path)
     result = cli(*command, "-q", "--out", ".")
     assert (result.code, result.out) == (2, "") and "is the folder you are in" in result.err
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(train, tmp_path, monkeypatch):
+    run = tmp_path / "runs/run"
+    with held(run):  # another descriptor is as another process
+        result = train("--steps", 1, out=run)
+        assert result.code == 2 and f"another process is training {run}" in result.err
+        assert not run.exists()
+    assert not run.parent.exists()
+    assert train("--steps", 2, "--stop-at", 1, out=run).code == 0
+    with held(run):
+        for more in (("--resume", "latest"), ("--resume", run), ("--overwrite",)):
+            result = train(*more, out=run)
+            assert result.code == 2 and "another process is training" in result.err
+        monkeypatch.setenv("RANK", "1")
+        with held(run):  # a process beside the main one
+            pass
+    assert states_of(run) == [0, 1]
+    assert [path.name for path in run.parent.iterdir()] == ["run"]
+
+
+def test_a_file_system_without_locks_stops_nothing(train, tmp_path, monkeypatch):
+    def refused(descriptor, how):
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr("gentool.training.run.fcntl.flock", refused)
+    assert train("--steps", 1).code == 0
+
+
+def test_a_lock_that_was_deleted_with_its_run_is_none(tmp_path, monkeypatch):
+    """It was opened just before its holder deleted it."""
+    lock, flock = tmp_path / ".run.lock", fcntl.flock
+
+    def late(descriptor, how):
+        monkeypatch.setattr("gentool.training.run.fcntl.flock", flock)
+        lock.unlink()
+        flock(descriptor, how)
+
+    monkeypatch.setattr("gentool.training.run.fcntl.flock", late)
+    with held(tmp_path / "run"):
+        assert lock.exists()
+        with pytest.raises(UsageError), held(tmp_path / "run"):
+            pass
+
+
+def test_a_folder_that_came_meanwhile_is_not_replaced(train, tmp_path, monkeypatch):
+    fill = start._fill
+
+    def slow(*arguments):
+        fill(*arguments)
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run/thesis.txt").touch()
+
+    monkeypatch.setattr(start, "_fill", slow)
+    result = train("--steps", 1)
+    assert result.code == 2 and "already exists" in result.err
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == [
+        "run",
+        "run/thesis.txt",
+    ]
+
+
+def test_both_folders_are_locked_while_the_first_stage_trains(
+    cli, mvtm_recipe, tmp_path, monkeypatch
+):
+    out, train = tmp_path / "run", Trainer.fit
+
+    def fit(self, run, *more):
+        for folder in (out, run):
+            with pytest.raises(UsageError, match="another process"), held(folder):
+                pass
+        train(self, run, *more)
+
+    monkeypatch.setattr(Trainer, "fit", fit)
+    given = ("train", "mvtm", "--recipe", mvtm_recipe, "--out", out, "--steps", 2)
+    assert cli(*given).code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]

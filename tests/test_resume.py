@@ -3,11 +3,13 @@
 import json
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 from conftest import RECIPE, log_of, states_of, weights_of
 from PIL import Image
 
+from gentool.checkpoint.config import run_of
 from gentool.checkpoint.state import prune, read_state, states
 from gentool.training import loop
 from gentool.training.loop import Trainer
@@ -128,6 +130,17 @@ def test_a_differing_setting_is_named_and_steps_may_differ(train, cli, copy):
     assert [record["step"] for record in log_of(copy)][-3:] == [41, 42, 42]
 
 
+def test_what_may_differ_stays_the_run_s_own_beside_its_recipe(train, tmp_path):
+    own = ("--set", "train.save_every=4", "--on-error", "skip")
+    assert train("--steps", 9, *own, "--stop-at", 6).code == 0
+    result = train("--resume", "latest", "--set", "train.log_every=3")
+    assert result.code == 0 and states_of(tmp_path / "run")[-1] == 9, result.err
+    config = json.loads((tmp_path / "run/config.json").read_text())["config"]
+    of_train = config["train"]
+    assert (of_train["steps"], of_train["save_every"], of_train["log_every"]) == (9, 4, 3)
+    assert config["data"]["on_error"] == "skip"
+
+
 def test_resume_names_a_run_or_a_state(cli, tiny_run, copy, tmp_path):
     def resume(path, *more):
         return cli("train", "ddpm", "--resume", path, *more)
@@ -154,6 +167,7 @@ def test_a_run_in_a_folder_called_state_resumes(cli, tiny_run, tmp_path):
 
 def test_what_a_user_puts_beside_the_states_is_no_state(train, copy):
     shutil.copytree(copy / "state/step-00000030", copy / "state/step-00000030.bak")
+    (copy / "state/step-best").symlink_to("step-00000030")
     assert train("--resume", "latest", "--steps", 41).code == 0
     assert (copy / "state/step-00000030.bak").is_dir()
 
@@ -241,7 +255,9 @@ def test_a_state_is_whole_or_gone(train, tmp_path, monkeypatch):
     assert not [path for path in (run / "state").iterdir() if path.name.startswith(".")]
 
 
-def test_a_state_is_a_checkpoint_of_the_average_then(tiny_run, copy, train, cli, tmp_path):
+def test_a_state_is_a_checkpoint_of_the_average_then(
+    tiny_run, copy, train, cli, tmp_path, monkeypatch
+):
     def drawn(checkpoint):
         file = tmp_path / "x.npy"
         options = ("-n", 1, "--steps", 3, "--out", file)
@@ -254,6 +270,17 @@ def test_a_state_is_a_checkpoint_of_the_average_then(tiny_run, copy, train, cli,
     assert facts["step"] == 30 and facts["config"]["model"]
     result = train("--init", early, "--stop-at", 1, out=tmp_path / "new")
     assert result.code == 0 and "the weights of tiny, step 30" in result.err
+
+    link = tmp_path / "best"
+    link.symlink_to(early)
+    monkeypatch.chdir(early)
+    for name in ("../step-00000030", ".", link):
+        assert drawn(name) == drawn(early)
+        assert run_of(Path(name)).samefile(tiny_run)
+    monkeypatch.chdir(early.parent)
+    assert drawn("step-00000030") == drawn(early)
+    result = train("--resume", "step-00000030", out=tiny_run)
+    assert result.code == 2 and "states newer than step-00000030: step-00000040" in result.err
 
     flip_byte(copy / "state/step-00000030/ema.safetensors")
     result = cli("sample", "ddpm", "-c", copy / "state/step-00000030", "--out", tmp_path / "y.png")

@@ -10,7 +10,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from gentool.errors import BadCheckpointError, NotFoundError, UsageError
+from gentool.errors import BadCheckpointError, GentoolError, NotFoundError, UsageError
 from gentool.streams import clean
 from gentool.tokenizers import SPECIALS, load, pretrained
 from gentool.tokenizers.config import TokenizerConfig, make
@@ -232,3 +232,7 @@ def test_a_recipe_names_it(folders, tmp_path):
     made.save(tmp_path / "kept")
     kept = TokenizerConfig("huggingface", name=str(tmp_path / "kept"))
     assert make(kept, lambda side: []).hash == made.hash
+    for other in (name, "bert-base-uncased"):
+        with pytest.raises(GentoolError) as error:
+            make(TokenizerConfig(name=other), lambda side: [])
+        assert "--set tokenizer.kind=huggingface" in error.value.hint

@@ -22,7 +22,7 @@ from gentool.errors import (
 from gentool.streams import clean
 from gentool.tokenizers import KINDS, SPECIALS, load, pretrained, train, words
 from gentool.tokenizers.config import TokenizerConfig, make
-from gentool.tokenizers.folder import ABOUT, FILES
+from gentool.tokenizers.folder import ABOUT, FILES, Contents
 
 DATA = Path(__file__).parents[2] / "shared/data"
 SIZES = {"words": None, "unigram": 200, "bpe": 200, "char": None}
@@ -224,6 +224,14 @@ def test_every_damaged_file_is_refused(trained, kind, tmp_path):
     assert load(tmp_path / "whole").hash == trained[kind].hash
 
 
+def test_a_large_model_is_read_as_it_was_written(tmp_path):
+    contents = Contents("vq", 16, {}, {}, bytes(2**28 + 1))
+    (tmp_path / ABOUT).write_text(json.dumps({**contents._about(), "sha256": contents.hash}))
+    with (tmp_path / FILES["vq"]).open("wb") as file:
+        file.truncate(len(contents.data))  # takes no room on the disk
+    assert Contents.read(tmp_path).hash == contents.hash
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_folder_that_lies_consistently_is_refused_too(trained, kind, tmp_path):
     """Its hashes are right; the vocabulary is not what it says."""
@@ -260,7 +268,7 @@ def test_newer_foreign_and_missing_folders(trained, tmp_path):
     for name in ("absent", "empty"):
         with pytest.raises(NotFoundError, match=name):
             load(tmp_path / name)
-    with pytest.raises(OSError):  # never over something else
+    with pytest.raises(UsageError, match="already exists"):  # never over something else
         trained["words"].save(tmp_path / "newer")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "foreign", "newer"]
 

@@ -18,6 +18,7 @@ from gentool.cli.values import parse_time
 from gentool.errors import GentoolError
 from gentool.training import loop
 from gentool.training.config import TrainConfig
+from gentool.training.loop import Trainer
 from gentool.training.optimizer import ema_update, learning_rate
 
 
@@ -65,6 +66,30 @@ def test_max_time_saves_and_exits_0(train, tmp_path, monkeypatch):
     assert 0 < saved < 40
     assert train("--resume", "latest", "--stop-at", saved + 1).code == 0
     assert states_of(tmp_path / "run")[-1] == saved + 1
+
+
+def test_samples_do_not_outlast_max_time(train, tmp_path, monkeypatch):
+    draw, now, steps = Backend.draw, [0.0], []
+
+    def later():
+        now[0] += 0.001
+        return now[0]
+
+    def slow(self, network, rng, sample, on_step=None, **given):
+        def step(*arguments):
+            steps.append(1)
+            now[0] += 25
+            on_step(*arguments)
+
+        return draw(self, network, rng, sample, step, **given)
+
+    monkeypatch.setattr("time.monotonic", later)
+    monkeypatch.setattr(Backend, "draw", slow)
+    assert train("--set", "train.sample_every=10", "--max-time", "40s").code == 0
+    assert len(steps) == 2 and states_of(tmp_path / "run")[-1] == 10
+    assert not list((tmp_path / "run/samples").iterdir())
+    assert train("--resume", "latest", "--stop-at", 11).code == 0  # made good
+    assert [path.stem for path in (tmp_path / "run/samples").iterdir()] == ["step-00000010"]
 
 
 def test_times_have_units():
@@ -150,6 +175,18 @@ def test_a_folder_in_use_is_refused_and_overwrite_replaces_it(train, tiny_run, t
     assert {path.name for path in tmp_path.iterdir()} == {"run", "not-a-run"}
 
 
+@pytest.mark.parametrize("file", ["config.json", "next/index.html"])
+def test_overwrite_replaces_runs_of_gentool_alone(train, tmp_path, file):
+    """A model of transformers has a config.json too, and any folder may have one called next."""
+    path = tmp_path / "run" / file
+    path.parent.mkdir(parents=True)
+    path.write_text('{"model_type": "bert"}')
+    for more in ((), ("--overwrite",), ("--resume", "auto")):
+        result = train("--steps", 1, *more)
+        assert result.code == 2 and "is not a run" in result.err
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [path]
+
+
 def test_init_starts_from_given_weights(train, tiny_run, tmp_path):
     run = tmp_path / "run"
     assert train("--init", tiny_run, "--stop-at", 1).code == 0
@@ -222,6 +259,21 @@ def test_a_non_finite_loss_leaves_the_last_state_to_go_on_from(
     assert states_of(run)[-1] == 10
     assert train("--resume", "latest").code == 0
     assert weights_of(run) == weights_of(tiny_run)
+
+
+def test_the_parameter_that_is_named_is_the_one_that_is_not_finite(train, monkeypatch):
+    backward, names = Trainer._backward, []
+
+    def poisoned(self, *arguments):
+        terms = backward(self, *arguments)
+        name, parameter = list(self.model.named_parameters())[-1]
+        parameter.grad.view(-1)[0] = math.inf
+        names.append(name)
+        return terms
+
+    monkeypatch.setattr(Trainer, "_backward", poisoned)
+    result = train()
+    assert result.code == 5 and f"gradient of {names[0]};" in result.err
 
 
 @pytest.mark.parametrize("rate", ["inf", "nan"])

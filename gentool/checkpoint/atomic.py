@@ -49,7 +49,8 @@ def write_file(path: Path, data: bytes | Callable[[Path], None]) -> None:
 
 def create_folder(out: Path, fill: Callable[[Path], None], over: bool = False) -> None:
     """Make the folder `out`, absent or empty, or with `over` whatever it holds: `fill` writes it
-    beside, then it appears by one rename. A link to a folder stays one. Raises OSError."""
+    beside, then it appears by one rename. A link to a folder stays one. Raises OSError, and
+    UsageError for one that came to be there meanwhile."""
     out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     beside, old = out.with_name(f".{out.name}.new"), out.with_name(f".{out.name}.old")
@@ -62,6 +63,10 @@ def create_folder(out: Path, fill: Callable[[Path], None], over: bool = False) -
         if over and out.exists():
             os.replace(out, old)
         os.replace(beside, out)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST) and error.filename2 == str(out):
+            raise UsageError(f"{out} already exists", "choose another --out") from None
+        raise
     finally:
         recover_folder(out)
         shutil.rmtree(beside, ignore_errors=True)

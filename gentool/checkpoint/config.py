@@ -36,20 +36,30 @@ class RunConfig:
         write_file(folder / "config.json", text.encode())
 
 
-def names_state(path: Path) -> bool:
-    """Whether `path` is where a state would stand: RUN/state/step-00001000."""
-    return path.parent.name == "state" and bool(re.fullmatch(r"step-\d+", path.name))
+def place_of_state(path: Path) -> Path | None:
+    """`path` as RUN/state/step-00001000, where a state would stand; None if it is no such place.
+    It may be named from inside RUN/state, or by a link."""
+    for place in (path, path.absolute(), path.resolve()):
+        if place.parent.name == "state" and re.fullmatch(r"step-\d+", place.name):
+            return place
+    return None
 
 
 def run_of(folder: Path) -> Path:
     """The run that `folder` is a state of; any other folder is itself."""
-    return folder.parent.parent if names_state(folder) else folder
+    place = place_of_state(folder)
+    return place.parent.parent if place else folder
+
+
+def is_run(folder: Path) -> bool:
+    """Whether `folder` holds the config.json of gentool; that of a model of the Hub is another."""
+    path = folder / "config.json"
+    return path.is_file() and '"gentool_version"' in path.read_text("utf-8", errors="replace")
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether `folder` is a checkpoint of gentool; one of the Hub has no such header."""
-    path = run_of(folder) / "config.json"
-    return path.is_file() and '"gentool_version"' in path.read_text("utf-8", errors="replace")
+    """Whether `folder` is a checkpoint of gentool: a run, or a state of one."""
+    return is_run(run_of(folder))
 
 
 def read_config(folder: Path) -> RunConfig:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gentool.checkpoint.atomic import sync
-from gentool.checkpoint.config import names_state, run_of
+from gentool.checkpoint.config import place_of_state, run_of
 from gentool.checkpoint.weights import (
     Weights,
     load_tensors,
@@ -92,7 +92,7 @@ def read_state(place: Path) -> State:
 def states(run: Path) -> list[Path]:
     """The states of a run, oldest first."""
     places = (run / "state").glob("step-*")
-    return sorted(path for path in places if names_state(path) and path.is_dir())
+    return sorted(path for path in places if place_of_state(path) == path and path.is_dir())
 
 
 def _place(run: Path, step: int) -> Path:
@@ -100,8 +100,8 @@ def _place(run: Path, step: int) -> Path:
 
 
 def step_of(place: Path) -> int:
-    """The step in a state folder's name."""
-    return int(place.name.removeprefix("step-"))
+    """The step in a state folder's name, or in that of what it is a link to."""
+    return int((place_of_state(place) or place).name.removeprefix("step-"))
 
 
 def reached(run: Path, steps: int) -> bool:
@@ -136,7 +136,7 @@ def _remove(place: Path) -> None:
 def read_sampling(folder: Path, config: Tree) -> Weights:
     """What `read_weights` reads, of a state too: its average over training. Raises as that."""
     weights = read_weights(run_of(folder), config)
-    if not names_state(folder):
+    if not place_of_state(folder):
         return weights
     tensors = sampled_from(_tensors(folder, "ema"))
     return weights._replace(tensors=tensors, step=step_of(folder))

@@ -128,11 +128,11 @@ def text(
     from gentool.evaluate.translation import scores, scoring
     from gentool.streams import place, stream_lines
 
-    if ref.count("-") + (hypotheses == "-") > 1:
+    if [hypotheses, *ref].count("-") > 1:
         raise UsageError("only one of HYP and --ref can be standard input")
     scoring(tokenize)
-    references = [list(stream_lines(name)) for name in ref]
-    texts = list(stream_lines(hypotheses))  # they may take their time
+    references = [list(stream_lines(name)) for name in ref]  # the texts may take their time
+    texts = list(stream_lines(hypotheses))
     for name, lines in zip(ref, references, strict=True):
         if len(lines) != len(texts):
             raise BadDataError(
@@ -145,7 +145,6 @@ def text(
         Figure(k, score.value, len(texts), None, None, with_ | {"signature": score.signature})
         for k, score in scores(texts, references, tokenize).items()
     ]
-    if not as_json:
-        for figure in figures[:2]:
-            console.info(f"{figure.metric}: {figure.settings['signature']}")
+    for figure in [] if as_json else figures[:2]:
+        console.info(f"{figure.metric}: {figure.settings['signature']}")
     report(figures, gate or [], as_json)

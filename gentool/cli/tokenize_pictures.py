@@ -88,7 +88,8 @@ def cache(
     """Make the tokens of pictures once, for `gentool train mvtm` to train on.
 
     \b
-    gentool tokenizer cache -t runs/vq-cifar10 --data train.parquet -o tokens
+    gentool tokenizer cache -t runs/vq-cifar10 --data train.parquet \\
+        --set flip=true --views 4 -o tokens
     gentool train mvtm --recipe mvtm-cifar10 --data train.parquet \\
         --set tokenizer.image=runs/vq-cifar10 --set tokenizer.cache=tokens
 

@@ -44,7 +44,8 @@ class TokenCache:
         self, folder: Path, tokenizer: VQTokenizer, config: ImageData, fingerprint: str
     ) -> None:
         """config, fingerprint: of the data the run is on. Raises NotFoundError for a folder without
-        a whole cache, and BadDataError for one of another tokenizer or of other data."""
+        a whole cache, and BadDataError for one of another tokenizer, of other data or of other
+        views of them."""
         if not (folder / ABOUT).is_file():
             raise NotFoundError(f"no token cache in {folder}", "gentool tokenizer cache makes one")
         try:
@@ -53,6 +54,7 @@ class TokenCache:
             lines = (folder / RECORDS).read_text(encoding="utf-8").split("\n")[:-1]
             self.records = [json.loads(line) for line in lines]
             made_by, made_of, made_with = about["tokenizer"], about["data"], about["columns"]
+            viewed = dict(about.get("views_by", {}))  # an earlier gentool did not say
             self.labels: tuple[str, ...] = tuple(about["labels"])
             self.size: int | None = len(self.records)
             if tokens.shape != (self.size, about["views"], tokenizer.length):
@@ -70,6 +72,12 @@ class TokenCache:
         if made_with != _columns(config):
             raise BadDataError(
                 f"{folder} was made of other parts of the data: {made_with}, not {_columns(config)}"
+            )
+        if viewed and viewed != _views_by(config):
+            theirs, ours = _options(viewed), _options(_views_by(config))
+            raise BadDataError(
+                f"{folder} was made with {theirs}, the run has {ours}",
+                f"{theirs} here too, or gentool tokenizer cache {ours} makes another",
             )
         self.tokens = tokens
         self.fingerprint = f"{fingerprint}-cached-{self.size}-{about['views']}"
@@ -155,7 +163,8 @@ def _encode(
         _header(tokens, kind, (made, views, tokenizer.length))
     about = {
         "tokenizer": tokenizer.hash, "data": source.fingerprint, "views": views,
-        "columns": _columns(config), "labels": list(source.labels),
+        "columns": _columns(config), "views_by": _views_by(config),
+        "labels": list(source.labels),
     }  # fmt: skip
     write_file(folder / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
     return made
@@ -191,3 +200,12 @@ def _columns(config: ImageData) -> dict[str, str]:
     names = ("image_column", "label_column", "caption_column")
     held = {"held out": "none"} if config.validation else {}
     return {name: getattr(config, name) for name in names if getattr(config, name)} | held
+
+
+def _views_by(config: ImageData) -> dict[str, bool | str]:
+    """What makes the views of a picture differ."""
+    return {"flip": config.flip, "crop": config.crop}
+
+
+def _options(views_by: dict[str, bool | str]) -> str:
+    return " ".join(f"--set data.{name}={str(v).lower()}" for name, v in views_by.items())

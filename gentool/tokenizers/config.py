@@ -18,7 +18,7 @@ class TokenizerConfig:
         "words", "words, SentencePiece, or one that is named", choices=(*KINDS, "huggingface")
     )
     name: str = setting(
-        "", "folder of `gentool tokenizer train`, or Hugging Face name or folder; else trained"
+        "", "folder of `gentool tokenizer train`; of kind huggingface name or folder; else trained"
     )
     revision: str = setting("", "revision of a tokenizer on the Hub")
     size: int = setting(0, "size of the vocabulary; 0 = all there is (words, char)", low=0)

@@ -29,7 +29,7 @@ FILES = {
 """The model's own file, by kind."""
 
 _MAX_ABOUT_BYTES = 2**20
-_MAX_FILE_BYTES = 2**28
+_FOREIGN = "a run on one of Hugging Face begins with --set tokenizer.kind=huggingface"
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,15 @@ class Contents:
     def read(cls, folder: Path) -> "Contents":
         """What `write` wrote, verified. Raises NotFoundError or BadCheckpointError."""
         if not folder.is_dir():
-            raise NotFoundError(f"no tokenizer folder {folder}", "gentool tokenizer train")
+            raise NotFoundError(
+                f"no tokenizer folder {folder}", f"gentool tokenizer train makes one; {_FOREIGN}"
+            )
         if not (folder / ABOUT).is_file() and any(folder.iterdir()):
             raise BadCheckpointError(
-                f"{folder} is not a tokenizer of gentool: it has no {ABOUT}",
-                "a Hugging Face tokenizer is named in the recipe: tokenizer.name",
+                f"{folder} is not a tokenizer of gentool: it has no {ABOUT}", _FOREIGN
             )
         try:
-            about = json.loads(_bytes(folder / ABOUT, _MAX_ABOUT_BYTES))
+            about = json.loads(_bytes(folder / ABOUT))
             version = about["format_version"]
             if version != FORMAT_VERSION:
                 raise ValueError(f"format {version}; this gentool reads format {FORMAT_VERSION}")
@@ -90,7 +91,7 @@ class Contents:
                 raise ValueError("ids of special tokens are not in its vocabulary")
             if len({*ids}) < len(names) or len(specials) != len(names):
                 raise ValueError(f"special tokens are not {', '.join(names)}, each with its id")
-            data = _bytes(folder / FILES[kind], _MAX_FILE_BYTES)
+            data = _bytes(folder / FILES[kind])
             contents = cls(kind, size, specials, dict(about["options"]), data)
             expected, written = contents._about()["files"], about["files"]
             for name in expected:
@@ -136,9 +137,10 @@ class Stored:
         raise NotImplementedError
 
 
-def _bytes(path: Path, limit: int) -> bytes:
+def _bytes(path: Path) -> bytes:
     if not path.is_file():
         raise NotFoundError(f"no file {path}", "restore it from a copy")
-    if path.stat().st_size > limit:
-        raise ValueError(f"{path.name} is larger than {limit} bytes")
+    # The model's own file may be as large as models are: what was written can be read.
+    if path.name == ABOUT and path.stat().st_size > _MAX_ABOUT_BYTES:
+        raise ValueError(f"{path.name} is larger than {_MAX_ABOUT_BYTES} bytes")
     return path.read_bytes()

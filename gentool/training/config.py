@@ -25,7 +25,7 @@ class TrainConfig:
     )
     warmup_steps: int = setting(0, "steps of linear warm-up", low=0)
     optimizer: str = setting("adam", "optimizer", choices=("adam", "adamw", "muon"))
-    beta2: float = setting(0.999, "decay of the squared-gradient average", low=0.0, high=1.0)
+    beta2: float = setting(0.999, "decay of the squared-gradient average", low=0.0, high=0.999999)
     weight_decay: float = setting(0.0, "decoupled weight decay (adamw, muon)", low=0.0)
     clip_norm: float = setting(1.0, "gradient norm is clipped to this; 0 = not clipped", low=0.0)
     ema_decay: float = setting(

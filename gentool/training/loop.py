@@ -136,7 +136,7 @@ class Trainer:
         self._write_weights(run, run_config)
         self._publish(run, run_config)
 
-    def catch_up(self, run: Path, run_config: RunConfig) -> None:
+    def catch_up(self, run: Path, run_config: RunConfig, limits: Limits) -> None:
         """After `restore`: do what a crash right after that state was written left undone."""
         if self.accelerator.is_main_process:
             sweep(run)
@@ -149,7 +149,7 @@ class Trainer:
                 self._validate(run, run_config)
             shown = any((run / "samples").glob(f"step-{self.step:08d}.*"))
             if self.step and self._due(self.train.sample_every) and not shown:
-                self._preview(run, StopRequest())
+                self._preview(run, StopRequest(), limits)
         self.accelerator.wait_for_everyone()
 
     def _averaged(self, run: Path) -> list[int]:
@@ -219,7 +219,7 @@ class Trainer:
                 if self._due(train.validate_every):
                     self._validate(run, run_config)
                 if self._due(train.sample_every):
-                    self._preview(run, request)
+                    self._preview(run, request, limits)
             if saved != self.step and self.accelerator.is_main_process:
                 self.save(run, run_config)
             self.accelerator.wait_for_everyone()
@@ -251,13 +251,15 @@ class Trainer:
         means = torch.stack([torch.stack(list(terms.values())) for terms in micros]).mean(dim=0)
         terms = dict(zip(micros[0], self.accelerator.reduce(means, reduction="mean"), strict=True))
         loss = torch.stack(list(terms.values())).sum()
-        limit = train.clip_norm or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-        if not (loss.isfinite() and norm.isfinite()):
+        parameters = list(self.model.parameters())
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads)
+        if not (loss.isfinite() and norm.isfinite()):  # clipping would make NaN of every gradient
             raise self._non_finite(loss.item(), keys)
+        torch.nn.utils.clip_grads_with_norm_(parameters, train.clip_norm or math.inf, norm)
         if self.backend.in_parts:
             # What has no part in the loss of a step is not to be moved by momentum.
-            for parameter in self.model.parameters():
+            for parameter in parameters:
                 if parameter.grad is not None and not parameter.grad.any():
                     parameter.grad = None
         self.optimizer.step()
@@ -308,7 +310,8 @@ class Trainer:
             if parameter.grad is not None and not parameter.grad.isfinite().all()
         ]
         keys = gather_object(keys)  # all processes come here: loss and gradients are of them all
-        where = f"gradient of {bad[0]} and {len(bad) - 1} more" if bad else "no gradient"
+        where = f"gradient of {bad[0]}" if bad else "no gradient"
+        where += f" and {len(bad) - 1} more" if len(bad) > 1 else ""
         named = ", ".join(keys[:4]) + (f", … ({len(keys)} examples)" if len(keys) > 4 else "")
         return NonFiniteError(
             f"step {self.step + 1}: loss {loss}, not finite: {where}; batch: {named}",
@@ -369,14 +372,14 @@ class Trainer:
                 self._write_weights(run, run_config)
             self._publish(run, run_config)
 
-    def _preview(self, run: Path, request: StopRequest) -> None:
-        """Samples for a look, from the same seed each time; given up when asked to stop."""
+    def _preview(self, run: Path, request: StopRequest, limits: Limits) -> None:
+        """Samples for a look, from the same seed each time; given up when there is no time."""
 
         class Enough(Exception):
             pass
 
         def poll() -> None:
-            if request.number:
+            if request.number or time.monotonic() >= limits.deadline:
                 raise Enough
 
         if self.accelerator.is_main_process:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gentool.checkpoint.atomic import recover_folder
-from gentool.checkpoint.config import RunConfig, read_config
+from gentool.checkpoint.config import RunConfig, read_config, run_of
 from gentool.checkpoint.state import State
 from gentool.data.config import OF_SCENES
 from gentool.errors import BadCheckpointError, NotFoundError, UsageError
@@ -36,6 +36,13 @@ class Plan:
     def folder(self) -> Path:
         """Where a new run goes."""
         return self.out or Path("runs") / self.recipe
+
+    @property
+    def run(self) -> Path:
+        """The run that is trained, a new one or one that goes on."""
+        if self.resume in (None, "", "auto", "latest"):
+            return self.folder
+        return run_of(Path(self.resume))
 
 
 @dataclass
@@ -89,15 +96,25 @@ def _continued(plan: Plan, run: Path, saved: RunConfig) -> Any:
         saved.config = to_tree(build(config_class, saved.config))
     except UsageError as error:  # none of this command: of what is written there
         raise BadCheckpointError(f"{run}/config.json: {error}", error.hint) from None
+    free = free_keys(config_class)
     if plan.recipe_given:
-        # What the environment set when it began is the run's own, as are its data.
-        own = {"train": {name: saved.config["train"][name] for name in ("seed", "precision")}}
-        given = merge({"data": {"spec": saved.config["data"]["spec"]}}, plan.given)
-        config = _complete(plan, build(config_class, _over(merge(plan.tree, own), given)))
+        # What may differ, and what the environment set when it began, is the run's own.
+        own = _only(saved.config, free | {"train.seed", "train.precision"})
+        given = merge(own, plan.given)
+        config = _complete(plan, build(config_class, _over(plan.tree, given)))
     else:
         config = build(config_class, merge(saved.config, plan.given))
-    check_same(run, saved, to_tree(config), free_keys(config_class))
+    check_same(run, saved, to_tree(config), free)
     return config
+
+
+def _only(tree: Tree, keys: set[str], prefix: str = "") -> Tree:
+    """`tree` with the values of `keys`, as `flatten` names them, alone."""
+    return {
+        name: _only(value, keys, f"{prefix}{name}.") if isinstance(value, dict) else value
+        for name, value in tree.items()
+        if isinstance(value, dict) or prefix + name in keys
+    }
 
 
 def _over(tree: Tree, given: Tree) -> Tree:

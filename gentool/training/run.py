@@ -1,12 +1,15 @@
 """A run's folder: made whole or not at all, continued only where a complete state stands."""
 
+import fcntl
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from gentool.checkpoint.atomic import check_place, write_file
-from gentool.checkpoint.config import RunConfig, run_of
+from gentool.checkpoint.config import RunConfig, is_run, run_of
 from gentool.checkpoint.state import State, read_state, states, step_of
 from gentool.errors import BadCheckpointError, NotFoundError, UsageError
 from gentool.settings import Tree, flatten
@@ -14,13 +17,66 @@ from gentool.settings import Tree, flatten
 FIRST, NEXT = "vq", "next"
 """Folders in a run of two stages: its first stage, and what the second will be."""
 
+_RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+"""By which a launcher tells a process which one it is: the main one is 0, or alone."""
+
+
+@contextmanager
+def held(run: Path) -> Iterator[None]:
+    """Let no other process train `run` meanwhile. Raises UsageError if one does.
+
+    What is locked is a file beside it, as the folder itself may be replaced. Where a file system
+    knows no locks, nothing is. Of the processes of a launcher the main one alone holds the lock.
+    """
+    if any(os.environ.get(name, "0") != "0" for name in _RANKS):
+        yield
+        return
+    place = run.resolve()
+    lock = place.parent / f".{place.name}.lock"
+    absent = [folder for folder in lock.parents if not folder.exists()]
+    descriptor = None
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _locked(lock)
+    except BlockingIOError:
+        raise UsageError(
+            f"another process is training {run}", "wait for its end, or choose another --out"
+        ) from None
+    except OSError:  # the place may not be one for a run at all: that is told by who writes there
+        pass
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            with suppress(OSError):
+                lock.unlink()
+            os.close(descriptor)
+        for folder in absent:
+            with suppress(OSError):  # it holds the run now
+                folder.rmdir()
+
+
+def _locked(path: Path) -> int:
+    """A descriptor of the file `path` with a lock on it, until it is closed or the process dies.
+    Raises BlockingIOError where another process has it, OSError where there can be none."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink:
+                return descriptor
+        except OSError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # who had it has just deleted it: another one may be there by now
+
 
 def check_new(out: Path, overwrite: bool) -> None:
     """Raise UsageError or OSError if a new run cannot go to `out`."""
     check_place(out)
-    begun = (out / NEXT).is_dir()
-    is_run = begun or (out / "config.json").is_file()
-    if is_run and not overwrite:
+    begun = is_run(out / NEXT)
+    ours = begun or is_run(out)
+    if ours and not overwrite:
         raise UsageError(
             f"{out} already holds " + ("the first stage of a run" if begun else "a run"),
             "--resume latest continues it, --overwrite replaces it, --out DIR goes elsewhere",
@@ -29,7 +85,7 @@ def check_new(out: Path, overwrite: bool) -> None:
         raise UsageError(f"--out {out} is the folder you are in", "--out DIR, a new one")
     if out.is_dir() and not any(out.iterdir()):
         return
-    if out.exists() and not is_run:
+    if out.exists() and not ours:
         raise UsageError(f"{out} exists and is not a run", "choose another --out")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gentool.checkpoint.atomic import create_folder, sync
-from gentool.checkpoint.config import RunConfig, read_config
+from gentool.checkpoint.config import RunConfig, is_run, read_config
 from gentool.checkpoint.state import reached
 from gentool.checkpoint.tokenizer import find_tokenizer
 from gentool.data.config import ImageData
@@ -21,8 +21,9 @@ from gentool.settings import Tree, build, merge, to_tree
 from gentool.training.run import FIRST, NEXT
 
 
-def begin(out: Path, second: RunConfig, resumed: bool) -> None:
-    """Note in `out` what its second stage will be; where it is not resumed, in a new folder."""
+def begin(out: Path, second: RunConfig, resumed: bool, overwrite: bool) -> None:
+    """Note in `out` what its second stage will be; where it is not resumed, in a new folder, which
+    replaces what is there if `overwrite`. Raises as `create_folder`."""
 
     def fill(folder: Path) -> None:
         (folder / NEXT).mkdir()
@@ -31,12 +32,12 @@ def begin(out: Path, second: RunConfig, resumed: bool) -> None:
     if resumed:
         second.write(out / NEXT)
     else:
-        create_folder(out, fill, over=True)
+        create_folder(out, fill, over=overwrite)
 
 
 def begun(out: Path) -> RunConfig | None:
     """What the second stage in `out` will be, where there is a first one alone."""
-    return read_config(out / NEXT) if (out / NEXT).is_dir() else None
+    return read_config(out / NEXT) if is_run(out / NEXT) else None
 
 
 def keep(out: Path, folder: Path) -> None:
@@ -63,10 +64,9 @@ def settings(config: Any) -> tuple[str, Tree]:
     return name, merge(tree, {"data": shared, "train": train})
 
 
-def is_done(out: Path, config: Any) -> bool:
+def is_done(out: Path) -> bool:
     """Whether the first stage in `out` is at its last step."""
-    steps = build(options_module("vq").Config, settings(config)[1]).train.steps
-    return reached(out / FIRST, steps)
+    return reached(out / FIRST, read_config(out / FIRST).config["train"]["steps"])
 
 
 def image_tokenizer(config: Any, out: Path) -> Any:

@@ -34,7 +34,7 @@ from gentool.tokenizers.pictures import PictureTokenizer
 from gentool.training import stages
 from gentool.training.loop import Limits, Trainer
 from gentool.training.plan import Plan, Resolved, resolve
-from gentool.training.run import FIRST
+from gentool.training.run import FIRST, held
 
 NO_MATTER = ("data.", "model.", "sample.", "tokenizer.", "train.")
 """Sections that may differ from those of the checkpoint that a run begins with."""
@@ -48,6 +48,17 @@ def train(
     reporter: Reporter,
 ) -> Path:
     """Train as planned and return the run's folder. Raises as the parts do."""
+    with held(plan.run):
+        return _train(plan, device, stop_at, deadline, reporter)
+
+
+def _train(
+    plan: Plan,
+    device: str,
+    stop_at: int | None,
+    deadline: float | None,
+    reporter: Reporter,
+) -> Path:
     resolved = resolve(plan, reporter)
     _check_stop(resolved, stop_at)
     staged = _needs_tokenizer(resolved, plan)
@@ -63,7 +74,7 @@ def train(
             _check_data(run_config, trainer)
             run_config.config = to_tree(resolved.config)
             _restore(trainer, resolved.state, run)
-            trainer.catch_up(run, run_config)
+            trainer.catch_up(run, run_config, limits)
             reporter.info(f"resuming {run} at step {trainer.step}")
         else:
             run_config = _new_run_config(plan.backend, resolved, trainer)
@@ -74,7 +85,7 @@ def train(
                 create_folder(
                     run,
                     lambda folder: _fill(folder, trainer, run_config, run, staged),
-                    over=True,
+                    over=plan.overwrite or staged,  # its own first stage
                 )
             reporter.info(f"new run in {run}")
         reporter.info(f"data: {extent(trainer.source)}")
@@ -125,17 +136,17 @@ def _first_stage(
     if second.accelerator.is_main_process:
         wanted = RunConfig(plan.backend, resolved.recipe, to_tree(resolved.config), data={})
         resumed = bool(plan.resume and stages.begun(out))
-        stages.begin(out, wanted, resumed)
+        stages.begin(out, wanted, resumed, plan.overwrite)
     second.accelerator.wait_for_everyone()
     second.accelerator.free_memory()
     del second
     reporter.info(f"stage one of two: the image tokenizer, recipe {name}")
     folder = out / FIRST
-    # Its data are named, as those of a run that goes on may have been moved.
-    given = {"data": {"spec": tree["data"]["spec"]}}
+    # Its data are given, not only the recipe's: of a run that goes on they may have been moved.
+    given = {"data": tree["data"]}
     first = Plan("vq", name, tree, given, {}, True, folder, resume="auto", again=plan.again)
     train(first, device, None, deadline, reporter)
-    done = stages.is_done(out, resolved.config)
+    done = stages.is_done(out)
     reporter.info(
         "stage two of two: the transformer"
         if done

@@ -77,6 +77,7 @@ def completed(config: Any) -> Any:
 
     Raises as `find_checkpoint` and `load_checkpoint`, and BadDataError for data without attributes.
     """
+    from gentool.checkpoint.config import run_of
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.checkpoint.weights import tensors_hash
     from gentool.data.holdout import training_attributes
@@ -93,7 +94,7 @@ def completed(config: Any) -> Any:
         theirs.diffusion.schedule,
     )
     data = replace(config.data, length=theirs.data.length)
-    name = str(path / "tokenizer")
+    name = str(run_of(path) / "tokenizer")
     tokenizer = replace(theirs.tokenizer, kind=loaded.tokenizer.kind, name=name, revision="")
     values = config.model.values or training_attributes(data)
     if not values:
