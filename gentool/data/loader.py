@@ -17,8 +17,8 @@ REPORTED = 5  # skipped records that are named; the others are only counted
 CAP_SEEN = 1000  # records after which the share of skipped ones is judged
 CAP_PERCENT = 1
 ON_BAD = (
-    "gentool data check lists all such records; --set data.on_error=skip (of eval: --on-error skip) "
-    "leaves them out"
+    "gentool data check lists all such records; "
+    "--set data.on_error=skip (of eval: --on-error skip) leaves them out"
 )
 
 
