@@ -45,10 +45,10 @@ def translate_lines(
 
     None among the lines: no other has come for a while, so those that are waiting go on. So many
     lines are held as make WINDOW batches: input without end is no trouble. batch_tokens: the most
-    in a batch, length candidates and padding included. references: a line for each, whose lengths
-    are taken instead of predicted ones. recorder: is shown the first lines. how: as for the
-    backend's `translate`. Raises UsageError, and BadDataError where there are not as many
-    references as lines.
+    of sources in a batch, padding included, times the length candidates. references: a line for
+    each, whose lengths are taken instead of predicted ones. recorder: is shown the first lines.
+    how: as for the backend's `translate`. Raises UsageError, and BadDataError where there are not
+    as many references as lines.
     """
     if settings.length_beam > loaded.config.data.length:
         raise UsageError(

@@ -74,6 +74,16 @@ def test_a_record_that_cannot_be_read_is_left_out_on_demand(cli, tiny_run, tmp_p
     assert cli(*command, "--on-error", "ignore").code == 2
 
 
+def test_no_text_counts_twice_in_the_loss(cli, text_run, tmp_path):
+    (tmp_path / "texts.txt").write_text("a red circle\na blue square\n" + 4 * f"{99 * 'red '}\n")
+    command = ("eval", "diffusion-lm", "-c", text_run, "--data", tmp_path / "texts.txt",
+               "--metric", "loss", "-q", "--json")  # fmt: skip
+    [record] = cli(*command).records
+    assert record["n"] == 2
+    (tmp_path / "texts.txt").write_text(4 * f"{99 * 'red '}\n")
+    assert cli(*command).code == 4
+
+
 def test_texts_that_cannot_be_read_are_left_out_on_demand(cli, text_run, tmp_path):
     (tmp_path / "texts.txt").write_bytes(b"a red circle\n\xff\na blue square\n")
     command = ("eval", "diffusion-lm", "-c", text_run, "--data", tmp_path / "texts.txt", "-n", 3,

@@ -18,7 +18,7 @@ BatchTokens = Annotated[
     int,
     value(
         "N",
-        "Tokens computed at a time, candidates and padding included.",
+        "Tokens of sources at a time, padding included, times the length candidates.",
         *("--batch-tokens", "-b"),
         min=1,
         show_default=True,

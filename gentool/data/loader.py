@@ -52,7 +52,7 @@ class Prepared(Generic[T]):
 
     value: T  # what `prepare` returned
     epoch: int
-    index: int  # of the record in its source; in its window, if that has shards
+    own: bool  # of the record asked for; else it stands in for one that is passed over
     rng: torch.Generator  # after the draws of `prepare`; timestep and noise are drawn from it next
 
     @property
@@ -147,7 +147,7 @@ class Loader(Generic[T]):
                     raise BadDataError(str(error), ON_BAD) from error
                 problem = problem or error
                 continue
-            return Prepared(value, place.epoch, record, rng), problem
+            return Prepared(value, place.epoch, problem is None, rng), problem
         raise BadDataError(f"{step + 1} records in a row cannot be used; the first: {problem}")
 
     def _count(self, problem: BadDataError | None) -> None:

@@ -17,7 +17,7 @@ Side = Callable[[Sequence[str], int], Sequence[str | None]]
 
 def twin(request: PairRequest) -> list[Figure]:
     """What the twin scores, greedily and with a beam, and how long all of them take: told, as
-    figures hold no time. The sides take turns, and a sentence alone is a batch of one."""
+    figures hold no time. Sentence by sentence, each a batch of one, the sides take turns."""
     teacher = request.teacher
     source, split = request.held_out
     pairs = request.held_out_texts(source)
@@ -26,6 +26,8 @@ def twin(request: PairRequest) -> list[Figure]:
     for name, beam in BEAMS.items():
         sides[f"twin {name}"] = partial(_translated, teacher.translate, beam)
 
+    for side in sides.values():
+        side(sources[:1], 1)  # the first call is slower than those after it
     texts: dict[str, Sequence[str | None]] = {}
     together, alone = dict.fromkeys(sides, 0.0), dict.fromkeys(sides, 0.0)
     for done, (name, side) in enumerate(sides.items(), start=1):

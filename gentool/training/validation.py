@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from gentool.data.loader import Loader, Prepared
+from gentool.data.loader import ON_BAD, Loader, Prepared
 from gentool.data.source import Data
 from gentool.data.stream import open_stream
+from gentool.errors import BadDataError
 from gentool.protocol import Backend
 from gentool.rng import BatchRng
 
@@ -51,21 +52,27 @@ def validation_bleu(backend: Any, network: nn.Module, source: Data, n: int) -> f
 def held_out_examples(
     backend: Backend, source: Data, data: Any, n: int
 ) -> Iterator[list[Prepared[Any]]]:
-    """n examples of `source` (all of them, if it has fewer) in batches, always the same ones.
+    """n examples of `source` (all of them, if it has fewer) in batches, always the same ones, but
+    for those that cannot be used. Raises BadDataError if none can.
 
     data: the [data] section; augmentation is off.
     """
     n = min(n, source.size or n)
     prepare = partial(backend.prepare, augment=False)
     # What is left out of them is told of by `data check`; each validation would tell it anew.
+    any_own = False
     loader: Loader[Any] = Loader(open_stream(source, SEED), prepare, data, lambda message: None)
     try:
         for start in range(0, n, BATCH):
             examples = loader.next(min(BATCH, n - start))
             first = [example for example in examples if example.epoch == 0]
-            if first:
-                yield first
+            own = [example for example in first if example.own]  # none counts twice
+            if own:
+                any_own = True
+                yield own
             if len(first) < len(examples):  # shards turned out to hold fewer than n
-                return
+                break
     finally:
         loader.close()
+    if not any_own:
+        raise BadDataError(f"none of {n} held-out records can be used", ON_BAD)
