@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import log_of, weights_of
+from conftest import fails, log_of, weights_of
 from tars import SIZES, pictures, places, png, record, shard, shards, tars
 
 from gentool.data.config import ImageData
@@ -315,4 +315,14 @@ def test_what_chose_records_is_not_for_other_data(train, cli, tmp_path):
     assert train(*spec, "--set", "train.validate_every=0").code == 0
     result = cli("eval", "ddpm", "-c", tmp_path / "run", "--metric", "loss", "-n", 4, "-q",
                  "--data", "scenes:test")  # fmt: skip
+    assert result.code == 0, result.err
+
+
+def test_that_nothing_is_held_out_is_told_before_training(train, tmp_path):
+    spec = shards(tmp_path)
+    nothing = ("--data", spec, "--set", "data.image_size=8", "--set", "data.where=n==1", "-q")
+    result = train(*nothing, "--set", "train.validate_every=5", "--steps", 5)
+    fails(result, 4, "nothing to validate on", "train.validate_every=0")
+    assert not (tmp_path / "run").exists()
+    result = train(*nothing, "--set", "train.validate_every=0", "--steps", 2)
     assert result.code == 0, result.err

@@ -217,7 +217,10 @@ def _trainer(
         log_with=None if tracker == "none" else tracker,
         project_dir=resolved.run,
     )
-    return Trainer(backend, config, accelerator, reporter)
+    trainer = Trainer(backend, config, accelerator, reporter)
+    if config.train.validate_every and accelerator.is_main_process:
+        _ = trainer.held_out.size  # looked up now: that nothing is held out is not to be found late
+    return trainer
 
 
 def _backend(resolved: Resolved, plan: Plan, dry: bool) -> Any:
