@@ -96,7 +96,7 @@ def _train(
         for tracker in trainer.accelerator.trackers:
             tracker.finish()
         trainer.loader.close()
-        trainer.accelerator.free_memory()
+    trainer.accelerator.free_memory()  # for a second stage; after an error it would take its time
     return run
 
 
