@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 from conftest import states_of
 from PIL import Image
 
 from gentool.backends.ddpm.backend import Backend
-from gentool.data.scenes import draw_scene, parse_caption, render, split_of
+from gentool.data.scenes import Scenes, draw_scene, parse_caption, render, split_of
 from gentool.errors import BadDataError
 from gentool.evaluate.figures import parse_gate
+from gentool.evaluate.tokens import Losses
 
 
 def test_records_have_six_fields_and_come_out_the_same_twice(cli, tiny_run):
@@ -236,3 +238,31 @@ def test_texts_that_are_all_empty_are_bad_data(cli, text_run, tmp_path):
 def test_steering_without_a_control_is_refused(cli, text_run):
     result = cli("eval", "diffusion-lm", "-c", text_run, "--guidance-scale", 5, "-q")
     assert result.code == 2 and "without a control" in result.err
+
+
+def test_token_figures_and_their_controls():
+    def lost(*pictures):
+        losses = Losses(32)
+        for batch in zip(*(tensor.split(3) for tensor in pictures), strict=True):
+            losses.add(*batch)
+        assert losses.n == 4
+        return losses.figures()
+
+    def read_back(scenes, others):
+        losses = Losses(1)
+        losses.add(x, x, torch.zeros_like(ids))
+        losses.read_back(zip(scenes, others, strict=True))
+        return losses.figures()["scene_read_back"]
+
+    x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    ids = torch.arange(16).view(4, 4)
+    figures = lost(x, x + 0.02, ids)
+    assert figures["psnr"] == pytest.approx(40) and figures["codebook_usage"] == 0.5
+    assert figures["codebook_perplexity"] == pytest.approx(16)
+    assert lost(x, x.flip(0), ids)["psnr"] < 12  # other pictures
+    assert lost(x, x, torch.zeros_like(ids))["codebook_perplexity"] == 1
+    scenes = [Scenes("test")[i].image for i in range(8)]
+    assert read_back(scenes, scenes) == 1
+    assert read_back(scenes, scenes[1:] + scenes[:1]) <= 0.125
+    noise = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3)).astype(np.uint8)
+    assert read_back(scenes, noise) == 0

@@ -374,21 +374,3 @@ def test_eval_measures_the_tokenizer(cli, mvtm_run, tmp_path):
     assert figures["psnr"] > 15 and Image.open(shown).size == (2 * 8 + 2, 8)  # one is held out
     result = cli("eval", "mvtm", "-c", mvtm_run, "--metric", "bpd")
     assert result.code == 2 and "no metric 'bpd'" in result.err
-
-
-def test_token_figures_and_their_controls():
-    from gentool.data.scenes import Scenes
-    from gentool.evaluate.tokens import read_back, token_figures
-
-    x = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    ids = torch.arange(16).view(4, 4)
-    figures = token_figures(x, x + 0.02, ids, 32)
-    assert figures["psnr"] == pytest.approx(40) and figures["codebook_usage"] == 0.5
-    assert figures["codebook_perplexity"] == pytest.approx(16)
-    assert token_figures(x, x.flip(0), ids, 32)["psnr"] < 12  # other pictures
-    assert token_figures(x, x, torch.zeros_like(ids), 32)["codebook_perplexity"] == 1
-    scenes = [Scenes("test")[i].image for i in range(8)]
-    assert read_back(scenes, scenes) == {"scene_read_back": 1.0}
-    assert read_back(scenes, scenes[1:] + scenes[:1])["scene_read_back"] <= 0.125
-    noise = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3)).astype(np.uint8)
-    assert read_back(scenes, noise)["scene_read_back"] == 0
