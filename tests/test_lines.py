@@ -1,6 +1,7 @@
 """Files of texts: where records begin and end, and how they are read."""
 
 import csv
+import errno
 import os
 import random
 from contextlib import suppress
@@ -8,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from gentool.data import lines as lines_of
 from gentool.data.config import TextData
 from gentool.data.holdout import text_train_and_validation
 from gentool.data.text import open_texts
-from gentool.errors import BadDataError
+from gentool.errors import BadDataError, MachineError
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -81,3 +83,15 @@ def test_a_file_of_texts_is_opened_once(tmp_path, monkeypatch):
     del source
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(handle)
+
+
+def test_too_many_open_files_say_what_to_do(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("a\n")
+
+    def full(*given):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(lines_of.os, "open", full)
+    with pytest.raises(MachineError, match="Too many open files") as caught:
+        open_texts(TextData(spec=(str(tmp_path / "a.txt"),)))
+    assert "ulimit -n" in caught.value.hint

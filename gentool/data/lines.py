@@ -5,6 +5,7 @@ part of a text.
 """
 
 import csv
+import errno
 import io
 import json
 import os
@@ -47,7 +48,11 @@ class Lines(ABC):
                     self._numbers.append(number)
                 self._starts.append(file.seek(0, os.SEEK_END))
         except OSError as error:
-            raise MachineError(f"cannot read {path}: {error.strerror}") from error
+            many = error.errno == errno.EMFILE  # each file of texts stays open
+            hint = (
+                "ulimit -n 4096 allows more open files; or put the texts into fewer" if many else ""
+            )
+            raise MachineError(f"cannot read {path}: {error.strerror}", hint) from error
         if self._first() == len(self._numbers):
             raise BadDataError(f"{path}: no text in it")
         self._open(config)
