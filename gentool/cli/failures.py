@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+import time
 
 from gentool.cli.console import console, several
 from gentool.errors import GentoolError, Interrupted, Terminated
@@ -40,6 +41,8 @@ def report(error: Exception) -> int:
     bug = "this is a bug in gentool: please report it, with what --debug adds to the output"
     hint = f"another process died, or {bug}" if several() else bug
     console.error(f"{type(error).__name__}: {error}", hint)
+    if several():
+        time.sleep(1)  # if another one died, its exit code is the one for the launcher to see
     return 1
 
 
