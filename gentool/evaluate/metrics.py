@@ -118,8 +118,8 @@ def measure(request: Request, names: Sequence[str]) -> Iterator[Figure]:
             raise UsageError(f"no metric {name!r}: {backend} has {', '.join(metrics)}")
         if name == "scenes" and not request.of_scenes:
             raise UsageError("metric 'scenes' is for models of scenes")
-    usual = [name for name, metric in metrics.items() if metric.usual(request)]
-    chosen = {name: metrics[name] for name in names or usual}
+    names = names or [name for name, metric in metrics.items() if metric.usual(request)]
+    chosen = {name: metrics[name] for name in names}
     for name, metric in chosen.items():
         if metric.library:
             extra(metric.library, name)
