@@ -25,27 +25,28 @@ def model() -> nn.Module:
 
 @pytest.mark.parametrize("shape", [(8, 40), (40, 8), (16, 16)])
 def test_singular_values_come_near_1_and_vectors_stay(shape: tuple[int, int]) -> None:
-    G = normal(1, *shape)
-    step = orthogonalised(1000 * G)
-    U, _, Vh = torch.linalg.svd(G[0], full_matrices=False)
-    inner = U.T @ step[0] @ Vh.T  # diagonal if the singular vectors are those of G
+    G = normal(*shape)
+    (step,) = orthogonalised([1000 * G])
+    U, _, Vh = torch.linalg.svd(G, full_matrices=False)
+    inner = U.T @ step @ Vh.T  # diagonal if the singular vectors are those of G
     assert inner.diagonal().min() > 0.3 and inner.diagonal().max() < 1.3
     assert (inner - inner.diagonal().diag()).abs().max() < 1e-4
 
 
 def test_the_smaller_side_alone_gives_the_iteration_of_the_whole_matrix() -> None:
-    G = normal(2, 12, 90) * torch.logspace(0, -3, 90)  # far from orthogonal
-    X = G.double() / G.double().norm(dim=(1, 2), keepdim=True)
+    G = normal(12, 90) * torch.logspace(0, -3, 90)  # far from orthogonal
+    X = G.double() / G.double().norm()
     for _ in range(5):
         A = X @ X.mT
         X = 3.4445 * X - 4.7750 * A @ X + 2.0315 * A @ A @ X
-    torch.testing.assert_close(orthogonalised(G).double(), X, atol=1e-4, rtol=0)
+    torch.testing.assert_close(orthogonalised([G])[0].double(), X, atol=1e-4, rtol=0)
 
 
-def test_matrices_of_one_shape_do_not_mix() -> None:
-    G = normal(3, 6, 10)
-    together = orthogonalised(G)
-    alone = torch.cat([orthogonalised(g[None]) for g in G])
+def test_matrices_that_go_through_together_do_not_mix() -> None:
+    shapes = [(6, 10), (14, 6), (6, 10), (6, 6), (14, 6)]
+    matrices = [normal(*shape, seed=i) for i, shape in enumerate(shapes)]
+    together = orthogonalised(matrices)
+    alone = [step for matrix in matrices for step in orthogonalised([matrix])]
     torch.testing.assert_close(together, alone)
 
 
@@ -66,8 +67,8 @@ def test_a_kernel_moves_as_a_matrix_by_the_momentum_of_its_gradients() -> None:
         (before, first, m_1, after_one),
         (after_one, second, m_2, kernel),
     ):
-        nesterov = (0.05 * gradient + 0.95 * momentum).flatten(1)[None]
-        step = orthogonalised(nesterov)[0].view(4, 3, 3, 3)
+        nesterov = (0.05 * gradient + 0.95 * momentum).flatten(1)
+        step = orthogonalised([nesterov])[0].view(4, 3, 3, 3)
         expected = start * (1 - 0.1 * 0.5) - 0.1 * 0.2 * 27**0.5 * step
         torch.testing.assert_close(end.detach(), expected)
 

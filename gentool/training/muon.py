@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.adam import adam
 
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that pulls singular values towards 1
@@ -45,62 +46,88 @@ class Muon(Optimizer):
         """One update of every parameter that has a gradient."""
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
-            if group["muon"]:
+            if parameters and group["muon"]:
                 self._muon(parameters, group["lr"], group["weight_decay"])
-            else:
-                for parameter in parameters:
-                    self._adam(parameter, group["lr"], *group["betas"])
+            elif parameters:
+                self._adam(parameters, group["lr"], *group["betas"])
 
-    def _muon(self, parameters: list[nn.Parameter], lr: float, weight_decay: float) -> None:
-        alike = defaultdict(list)  # matrices of one shape go through the iteration together
+    def _muon(self, parameters: list[Tensor], lr: float, weight_decay: float) -> None:
+        alike = defaultdict(list)  # matrices of one smaller side go through the iteration together
         for parameter in parameters:
-            alike[parameter.flatten(1).shape].append(parameter)
-        for (rows, columns), members in alike.items():
-            updates = []
-            for parameter in members:
-                assert parameter.grad is not None
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                momentum = state["momentum"].lerp_(parameter.grad, 1 - MOMENTUM)
-                updates.append(parameter.grad.lerp(momentum, MOMENTUM).flatten(1))  # Nesterov's
-            steps = orthogonalised(torch.stack(updates))
+            alike[min(parameter.flatten(1).shape)].append(parameter)
+        for members in alike.values():
+            grads = _grads(members)
+            momenta = self._averages("momentum", members)
+            torch._foreach_lerp_(momenta, grads, 1 - MOMENTUM)
+            updates = torch._foreach_lerp(grads, momenta, MOMENTUM)  # Nesterov's
+            steps = orthogonalised([update.flatten(1) for update in updates])
+            torch._foreach_mul_(members, 1 - lr * weight_decay)
             for parameter, step in zip(members, steps, strict=True):
-                parameter.mul_(1 - lr * weight_decay)
-                parameter.sub_(step.view_as(parameter), alpha=lr * 0.2 * max(rows, columns) ** 0.5)
+                scale = 0.2 * max(step.shape) ** 0.5
+                parameter.sub_(step.view_as(parameter), alpha=lr * scale)
 
-    def _adam(self, parameter: nn.Parameter, lr: float, beta1: float, beta2: float) -> None:
-        assert parameter.grad is not None
-        state = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros(())
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
-        state["step"] += 1
-        n = float(state["step"])
-        mean = state["exp_avg"].lerp_(parameter.grad, 1 - beta1)
-        square = state["exp_avg_sq"].lerp_(parameter.grad.square(), 1 - beta2)
-        denominator = (square / (1 - beta2**n)).sqrt_().add_(EPS)
-        parameter.addcdiv_(mean, denominator, value=-lr / (1 - beta1**n))
+    def _adam(self, parameters: list[Tensor], lr: float, beta1: float, beta2: float) -> None:
+        for parameter in parameters:
+            self.state[parameter].setdefault("step", torch.zeros((), device=parameter.device))
+        adam(
+            parameters,
+            _grads(parameters),
+            self._averages("exp_avg", parameters),
+            self._averages("exp_avg_sq", parameters),
+            [],
+            [self.state[parameter]["step"] for parameter in parameters],
+            fused=True,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=lr,
+            weight_decay=0.0,
+            eps=EPS,
+            maximize=False,
+        )
+
+    def _averages(self, name: str, parameters: list[Tensor]) -> list[Tensor]:
+        """The running average `name` of each parameter, zeros at first."""
+        for parameter in parameters:
+            if name not in self.state[parameter]:
+                self.state[parameter][name] = torch.zeros_like(parameter)
+        return [self.state[parameter][name] for parameter in parameters]
 
 
-def orthogonalised(G: Tensor) -> Tensor:
-    """U V^T, roughly, of each G = U S V^T: [N, rows, columns]. Newton-Schulz, five iterations.
+def _grads(parameters: list[Tensor]) -> list[Tensor]:
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
-    X <- (a + b X X^T + c (X X^T)^2) X, all of it on the smaller side: every factor is a polynomial
-    of the first X X^T, so they commute, and X itself is met only at the beginning and the end.
+
+def orthogonalised(matrices: list[Tensor]) -> list[Tensor]:
+    """U V^T, roughly, of each G = U S V^T, [rows, columns], the smaller of which is n for all.
+
+    Newton-Schulz, five iterations of X <- (a + b X X^T + c (X X^T)^2) X. Every factor is a
+    polynomial of the first X X^T, [n, n], so they commute, and X itself is met only at the
+    beginning and the end.
     """
+    alike = defaultdict(list)
+    for index, G in enumerate(matrices):
+        alike[G.shape].append(index)
+    stacks = [torch.stack([matrices[i] for i in members]) for members in alike.values()]
+    stacks = [G if G.shape[1] <= G.shape[2] else G.mT for G in stacks]  # [N, n, m]
+    stacks = [G / (G.norm(dim=(1, 2), keepdim=True) + 1e-7) for G in stacks]
+    products = _product(torch.cat([X @ X.mT for X in stacks])).split([len(X) for X in stacks])
+    steps = list(matrices)
+    for (shape, members), X, P in zip(alike.items(), stacks, products, strict=True):
+        wide = P @ X
+        for i, step in zip(members, wide if shape[0] <= shape[1] else wide.mT, strict=True):
+            steps[i] = step
+    return steps
+
+
+def _product(A: Tensor) -> Tensor:
+    """The product of all factors Q = a + b A + c A^2, where A <- Q A Q in between: [N, n, n]."""
     a, b, c = COEFFICIENTS
-    wide = G.shape[1] <= G.shape[2]
-    X = G if wide else G.mT
-    X = X / (X.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    A = X @ X.mT  # [N, n, n], n the smaller of rows and columns
-    P = None
+    P = A
     for i in range(ITERATIONS):
         Q = torch.baddbmm(b * A, A, A, alpha=c)
         Q.diagonal(dim1=1, dim2=2).add_(a)
-        P = Q if P is None else Q @ P
+        P = Q @ P if i else Q
         if i < ITERATIONS - 1:
             A = Q @ A @ Q
-    X = P @ X
-    return X if wide else X.mT
+    return P

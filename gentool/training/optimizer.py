@@ -36,8 +36,11 @@ def load_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     slots: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
+        parameter = parameters[int(index)]
         if tensor.dim():  # the fused kernel walks memory, so the layout must be the parameter's
-            tensor = torch.empty_like(parameters[int(index)]).copy_(tensor)
+            tensor = torch.empty_like(parameter).copy_(tensor)
+        else:  # the number of steps, which the fused kernel counts where the parameter is
+            tensor = tensor.to(parameter.device)
         slots.setdefault(int(index), {})[name] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
