@@ -170,6 +170,23 @@ def test_old_layouts_and_names_are_read(tiny, folder, tmp_path):
     assert compare(found.unet, found.network, found.config)
 
 
+def test_the_average_of_weights_is_taken_where_a_training_left_one(folder, cli, tmp_path):
+    from diffusers.training_utils import EMAModel
+
+    unet = diffusers.UNet2DModel.from_pretrained(folder / "unet")
+    raw = unet.get_parameter("conv_in.bias").detach().clone()
+    with torch.no_grad():
+        unet.get_parameter("conv_in.bias").add_(1)
+    ema = EMAModel(unet.parameters(), model_cls=diffusers.UNet2DModel, model_config=unet.config)
+    ema.save_pretrained(folder / "unet_ema")
+    expected = load_file(folder / "unet_ema" / WEIGHTS)
+    assert torch.equal(expected["conv_in.bias"], raw + 1)
+    found = read(folder)
+    assert torch.equal(found.network.get_parameter("stem.bias"), expected["conv_in.bias"])
+    result = cli("import", "diffusers", folder, "--out", tmp_path / "ours")
+    assert result.code == 0 and "the average of the weights" in result.err
+
+
 def test_half_precision_is_read_exactly(folder):
     path = folder / "unet" / WEIGHTS
     half = {name: tensor.half() for name, tensor in load_file(path).items()}

@@ -43,6 +43,8 @@ def import_diffusers(
 
     diffusers = converter("diffusers")
     found = diffusers.read(folder)
+    if found.unet.name == "unet_ema":
+        console.info(f"{found.unet}: the average of the weights, not those of unet/")
     if not found.has_scheduler:
         diffusion = found.config.diffusion
         console.info(

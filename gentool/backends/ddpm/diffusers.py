@@ -75,8 +75,10 @@ def read(folder: Path) -> Imported:
         raise NotFoundError(f"no folder {folder}", "a model of the hub is downloaded first")
     if index := _file(folder, "model_index.json"):
         check_class(index, read_json(index), PIPELINES)
-    # Old repositories of the hub hold everything at their root.
-    path = _file(folder, "unet/config.json") or _file(folder, "config.json")
+    # Their training scripts keep the average of the weights beside these, and it draws far better;
+    # old repositories of the hub hold everything at their root.
+    places = ("unet_ema/config.json", "unet/config.json", "config.json")
+    path = next(filter(None, (_file(folder, place) for place in places)), None)
     if path is None:
         raise NotFoundError(
             f"{folder} has neither config.json nor unet/config.json", "is it a diffusers model?"

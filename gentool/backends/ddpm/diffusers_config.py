@@ -88,6 +88,16 @@ SCHEDULER = {
     "steps_offset": Key(0, values=only(0)),
     "rescale_betas_zero_snr": Key(False, values=only(False)),
 }
+# Their average of weights (EMAModel) writes what it counts into the network's configuration.
+OF_EMA = {
+    "decay",
+    "inv_gamma",
+    "min_decay",
+    "optimization_step",
+    "power",
+    "update_after_step",
+    "use_ema_warmup",
+}
 OF_DDIM = {"set_alpha_to_one": Key(True, values=only(True))}  # read, not written
 SAMPLERS = {"DDPMScheduler": "ancestral", "DDIMScheduler": "ddim"}
 VARIANCES = {"fixed_small": "fixed_small", "fixed_large": "fixed_large", "learned_range": "auto"}
@@ -110,6 +120,8 @@ def read_config(unet: Path, scheduler: Path | None, drop_condition: float) -> Co
     """
     theirs = read_json(unet)
     check_class(unet, theirs, ["UNet2DModel"])
+    if "optimization_step" in theirs:
+        theirs = {name: value for name, value in theirs.items() if name not in OF_EMA}
     values, tree = _translate(UNET, theirs, unet)
     learned = _channels(values, unet)
     for more in (
