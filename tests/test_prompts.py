@@ -1,6 +1,5 @@
 """Pictures from captions: what training shows of them, guidance, prompts and frozen encoders."""
 
-import json
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import fails, weights_of
-from encoders import text_encoder
 from PIL import Image
-from safetensors.torch import load_file
 from tars import png, shard
 from test_conditions import TINY
 from torch import Tensor, nn
@@ -328,54 +325,6 @@ def test_a_checkpoint_without_its_tokenizer_is_refused(cli, caption_run, tmp_pat
     shutil.rmtree(copy / "tokenizer")
     out = ("--out", tmp_path / "x.png")
     fails(cli("sample", "ddpm", "-c", copy, "-q", "-n", 1, *out), 4, "tokenizer")
-
-
-# --- frozen encoders
-
-
-@pytest.fixture(scope="module")
-def frozen(caption_recipe, tmp_path_factory):
-    """A folder with a run, and the CLIP that it leans on."""
-    from gentool.cli.main import run
-
-    folder = tmp_path_factory.mktemp("frozen")
-    clip = text_encoder("clip", folder / "clip")
-    text = caption_recipe.read_text().replace('"transformer"', f'"pretrained"\nname = "{clip}"')
-    text = text.replace("length = 26", "length = 16").replace('"both"', '"en"')
-    (folder / "recipe.toml").write_text(text)
-    command = ["train", "ddpm", "--recipe", str(folder / "recipe.toml"), "-q"]
-    assert run([*command, "--steps", "3", "--out", str(folder / "run")]) == 0
-    return folder
-
-
-def test_a_frozen_encoder_is_named_and_not_stored(frozen, cli, tmp_path):
-    written = json.loads((frozen / "run/config.json").read_text())
-    assert written["config"]["model"]["text"]["name"] == str(frozen / "clip")
-    assert len(written["data"]["text_encoder"]) == 64
-    stored = load_file(frozen / "run/model.safetensors")
-    assert [n for n in stored if n.startswith("text.")] and not [n for n in stored if "layers" in n]
-    array = tmp_path / "x.npy"
-    drawn = []
-    for prompt in ("red circle", "blue square"):
-        run = ("sample", "ddpm", "-c", frozen / "run", "-n", 1, "--prompt", prompt)
-        assert cli(*run, "--out", array, "-q").code == 0
-        drawn.append(np.load(array))
-    assert not np.array_equal(*drawn)
-    again = ("train", "ddpm", "--resume", frozen / "run", "--steps", 4, "-q")
-    assert cli(*again).code == 0
-
-
-def test_a_frozen_encoder_that_is_gone_or_another(frozen, cli, tmp_path):
-    copy = shutil.copytree(frozen / "run", tmp_path / "run")
-    command = ("sample", "ddpm", "-c", copy, "-n", 1, "-q", "--out", tmp_path / "x.png")
-    (frozen / "clip").rename(frozen / "away")
-    try:
-        fails(cli(*command), 3, "text encoder", "clip")
-        text_encoder("clip", frozen / "clip", seed=1)
-        fails(cli(*command), 4, "is not the one that this model was trained with")
-        shutil.rmtree(frozen / "clip")
-    finally:
-        (frozen / "away").rename(frozen / "clip")
 
 
 def test_pictures_without_captions_cannot_be_trained_from_captions(cli, caption_recipe, tmp_path):

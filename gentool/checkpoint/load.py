@@ -108,5 +108,5 @@ def check_frozen_encoder(run_config: RunConfig, backend: Any) -> None:
         raise BadCheckpointError(
             f"text encoder {run_config.config['model']['text']['name']} is not the one that this "
             f"model was trained with (SHA-256 {found[:12]}…, was {written[:12]}…)",
-            "restore it from a copy, or name its revision",
+            "restore it from a copy",
         )

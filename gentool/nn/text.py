@@ -117,7 +117,8 @@ class Pretrained:
 
     def __init__(self, name: str, revision: str = "") -> None:
         """Raises NotFoundError, MachineError (no network) or BadCheckpointError."""
-        self.model = _load(name, revision)
+        self.model, commit = _load(name, revision)
+        self.revision = commit or revision  # of a name on the Hub, where branches move
         self.width = int(self.model.config.hidden_size)
         # T5 has no positions of its own, and no limit.
         self.longest = int(getattr(self.model.config, "max_position_embeddings", 1 << 30))
@@ -133,7 +134,8 @@ class Pretrained:
         return found.last_hidden_state.float()
 
 
-def _load(name: str, revision: str) -> Any:
+def _load(name: str, revision: str) -> tuple[Any, str | None]:
+    """The model, and on the Hub the commit that it is of."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -148,9 +150,11 @@ def _load(name: str, revision: str) -> Any:
         }
         kind = getattr(transformers, encoder.get(config.model_type, "AutoModel"))
         model = kind.from_pretrained(name, use_safetensors=True, **given)
+        file = transformers.utils.cached_file(name, "config.json", revision=given["revision"])
     except Exception as error:  # of transformers, huggingface_hub, safetensors and the network
         raise translated(error, name, "text encoder") from None
-    return model.float().eval().requires_grad_(False)
+    commit = transformers.utils.extract_commit_hash(file, None)  # None of a folder
+    return model.float().eval().requires_grad_(False), commit
 
 
 def _digest(model: Any) -> str:

@@ -98,8 +98,9 @@ def _continued(plan: Plan, run: Path, saved: RunConfig) -> Any:
         raise BadCheckpointError(f"{run}/config.json: {error}", error.hint) from None
     free = free_keys(config_class)
     if plan.recipe_given:
-        # What may differ, and what the environment set when it began, is the run's own.
-        own = _only(saved.config, free | {"train.seed", "train.precision"})
+        # What may differ, and what was found when it began, is the run's own.
+        found = {"train.seed", "train.precision", "model.text.revision"}
+        own = _only(saved.config, free | found)
         given = merge(own, plan.given)
         config = _complete(plan, build(config_class, _over(plan.tree, given)))
     else:

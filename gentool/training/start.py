@@ -204,6 +204,8 @@ def _trainer(
 ) -> Trainer:
     config = resolved.config
     backend = _backend(resolved, plan, dry)
+    if backend.captions and (encoder := backend.captions.pretrained):
+        config.model.text.revision = encoder.revision  # so that the run finds it again
     chosen = pick_device(device)
     bf16 = use_bf16(config.train.precision, chosen)
     if chosen.type == "cuda" and chosen.index is not None:  # accelerate takes the one in use
