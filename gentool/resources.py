@@ -25,6 +25,11 @@ def shipped(kind: str) -> dict[str, Path]:
     )
 
 
+def checkpoint_path(name: str) -> Path:
+    """Where the checkpoint `name` is or would be: a shipped one's name, or a path."""
+    return shipped("checkpoints").get(name, Path(name))
+
+
 def recipes_of(backend: str) -> list[str]:
     """The names of its shipped recipes."""
     return [name for name in shipped("recipes") if read_recipe(name)[1]["backend"] == backend]

@@ -2,6 +2,7 @@
 in several, by a teacher of our own or one of transformers."""
 
 import json
+import shutil
 import signal
 import sys
 
@@ -19,6 +20,7 @@ from gentool.data.scenes import SceneTexts
 from gentool.rng import BatchRng, generator, torch_seed
 from gentool.teacher import distill as distillation
 from gentool.teacher.generate import Teacher, open_teacher
+from gentool.training.run import held
 
 PAIRS = [SceneTexts("train", "en-zh")[i] for i in range(60)]
 ENGLISH, CHINESE = [p.source for p in PAIRS], [p.text for p in PAIRS]
@@ -236,6 +238,25 @@ def test_one_that_was_cut_goes_on_to_the_same_bytes(distill, tmp_path, monkeypat
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
 
 
+def test_two_do_not_write_one_corpus(distill, tmp_path):
+    with held(tmp_path / "out"):  # another descriptor is as another process
+        fails(distill(tmp_path / "out", "-q"), 2, "another process is writing")
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_data_are_read_as_the_teacher_was_told_to_translate(distill, teacher_run, tmp_path):
+    """From Chinese, here."""
+    teacher = shutil.copytree(teacher_run, tmp_path / "teacher")
+    config = json.loads((teacher / "config.json").read_text())
+    config["config"]["data"] |= {"language": "zh-en", "spec": ["scenes"]}
+    (teacher / "config.json").write_text(json.dumps(config))
+    out = tmp_path / "out"
+    assert distill(out, "-q", "--num", 30, teacher=teacher, data="scenes").code == 0
+    assert lines_of(out / "source.txt") == [
+        SceneTexts("train", "zh-en")[i].source for i in range(30)
+    ]
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_stops_it_after_a_batch(distill, tmp_path, monkeypatch, window, number, code):
     translate, calls = Teacher.translate, []
@@ -331,6 +352,7 @@ def test_wrong_data_and_folders(distill, cli, hub, teacher_run, corpus, tmp_path
     both = f"{source},{tmp_path / 'short.txt'}"
     fails(distill(out, "-q", data=both), 4, "has 60 lines", "has 2", "not parallel")
     fails(distill(out, "-q", data=source), 2, "single texts")
+    fails(distill(out, "-q", "--data", source), 2, "pair of files", "single text")
     fails(distill(out, "-q", data="none.en,none.de"), 3, "none.en")
     fails(distill(out, "-q", "--set", "model.heads=2"), 2, "only data.KEY")
     fails(distill(out, "-q", "--set", "data.lenght=2"), 2, "length")

@@ -172,14 +172,14 @@ def test_a_run_is_trained_by_one_process_at_a_time(train, tmp_path, monkeypatch)
     run = tmp_path / "runs/run"
     with held(run):  # another descriptor is as another process
         result = train("--steps", 1, out=run)
-        assert result.code == 2 and f"another process is training {run}" in result.err
+        assert result.code == 2 and f"another process is writing {run}" in result.err
         assert not run.exists()
     assert not run.parent.exists()
     assert train("--steps", 2, "--stop-at", 1, out=run).code == 0
     with held(run):
         for more in (("--resume", "latest"), ("--resume", run), ("--overwrite",)):
             result = train(*more, out=run)
-            assert result.code == 2 and "another process is training" in result.err
+            assert result.code == 2 and "another process is writing" in result.err
         monkeypatch.setenv("RANK", "1")
         with held(run):  # a process beside the main one
             pass

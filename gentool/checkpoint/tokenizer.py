@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from gentool.checkpoint.config import read_config, run_of
 from gentool.errors import BadCheckpointError, NotFoundError
-from gentool.resources import shipped
+from gentool.resources import checkpoint_path
 from gentool.tokenizers import load
 
 NONE = "none"
@@ -45,7 +45,7 @@ def read_tokenizer(checkpoint: Path, written: str) -> Any:
 def find_tokenizer(name: str) -> Any:
     """The tokenizer in the folder `name`, or that of the checkpoint `name`, which may be a shipped
     one. Raises NotFoundError or BadCheckpointError."""
-    place = shipped("checkpoints").get(name, Path(name))
+    place = checkpoint_path(name)
     folder = run_of(place)
     path = folder / "model.safetensors"
     if not path.is_file():

@@ -86,15 +86,16 @@ def distill(
     from gentool.extras import extra
     from gentool.teacher import Config
     from gentool.teacher import distill as corpus
-    from gentool.teacher.generate import open_teacher, trained_on
+    from gentool.teacher.generate import open_teacher, translated_data
+    from gentool.training.run import held
     from gentool.training.signals import stop_request
 
     extra("sacrebleu", "the report")  # is it there? Not to be found out after all that decoding
     corpus.check_out(out, overwrite)
     found = open_teacher(teacher, device, precision) if teacher else None
     if teacher:
-        name, tree = "", {"data": trained_on(teacher, but=("split", "language") if data else ())}
-        if not (data or tree["data"]):
+        name, tree = "", {"data": translated_data(teacher, tuple(data or ()))}
+        if not tree["data"]:
             raise UsageError(
                 f"{teacher} was not trained here: which pairs?", "--data SOURCE,TARGET"
             )
@@ -120,10 +121,11 @@ def distill(
                 raise corpus.Late
 
         try:
-            figures = corpus.distill(
-                found, config.data, num, out, beam=beam, batch_tokens=batch_tokens,
-                overwrite=overwrite, poll=poll, reporter=console,
-            )  # fmt: skip
+            with held(out):
+                figures = corpus.distill(
+                    found, config.data, num, out, beam=beam, batch_tokens=batch_tokens,
+                    overwrite=overwrite, poll=poll, reporter=console,
+                )  # fmt: skip
         except corpus.Late:
             console.info(f"no more time; kept in {out}, {AGAIN}")
             return

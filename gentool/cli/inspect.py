@@ -11,7 +11,7 @@ from gentool.cli.console import console
 from gentool.cli.options import value
 from gentool.cli.tokenize import facts as tokenizer_facts
 from gentool.errors import NotFoundError, UsageError
-from gentool.resources import shipped
+from gentool.resources import checkpoint_path
 from gentool.settings import flatten
 
 
@@ -41,7 +41,7 @@ def inspect(
     gentool inspect runs/mine runs/other --plot curves.png
     gentool inspect how.jsonl --plot how.gif
     """
-    places = [shipped("checkpoints").get(name, Path(name)) for name in checkpoints]
+    places = [checkpoint_path(name) for name in checkpoints]
     for name, place in zip(checkpoints, places, strict=True):
         if not place.exists():
             raise NotFoundError(f"no checkpoint {name!r}", "gentool list checkpoints")

@@ -46,6 +46,9 @@ def open_texts(config: TextData) -> Source[Text]:
     Raises UsageError for a kind of data that has no texts, NotFoundError for a missing path, and
     BadDataError for a file without a named column.
     """
+    pairs = {_is_parallel(spec): spec for spec in config.spec}
+    if len(pairs) == 2:
+        raise UsageError(f"{pairs[True]} is a pair of files, {pairs[False]} single texts")
     sources = [_open(spec, config) for spec in config.spec]
     return sources[0] if len(sources) == 1 else Joined(sources, config.spec)
 

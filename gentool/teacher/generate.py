@@ -12,11 +12,13 @@ import torch
 
 from gentool.checkpoint.config import is_checkpoint, read_config, run_of
 from gentool.checkpoint.weights import tensors_hash
+from gentool.data.config import PairData
+from gentool.data.holdout import elsewhere
 from gentool.data.rows import batches, padded
 from gentool.device import pick_device, use_bf16
 from gentool.errors import BadCheckpointError, GentoolError
-from gentool.resources import shipped
-from gentool.settings import Tree
+from gentool.resources import checkpoint_path
+from gentool.settings import Tree, build, to_tree
 from gentool.tokenizers.huggingface import translated
 
 HELPER = "teacher"
@@ -80,19 +82,19 @@ def open_teacher(name: str, device: str, precision: str) -> Teacher:
     BadCheckpointError, also for a model that is no encoder-decoder.
     """
     chosen = pick_device(device)
-    folder = shipped("checkpoints").get(name, Path(name))
+    folder = checkpoint_path(name)
     teacher = _trained(folder) if is_checkpoint(folder) else _pretrained(name)
     teacher.model.to(chosen)
     teacher.bf16 = use_bf16(precision, chosen)
     return teacher
 
 
-def trained_on(name: str, but: Sequence[str] = ()) -> Tree:
-    """The data section of a teacher that gentool trained, without the keys `but`; of another
-    teacher nothing. Raises BadCheckpointError."""
-    folder = shipped("checkpoints").get(name, Path(name))
-    found: Tree = read_config(folder).config["data"] if is_checkpoint(folder) else {}
-    return {key: value for key, value in found.items() if key not in but}
+def translated_data(name: str, specs: tuple[str, ...]) -> Tree:
+    """The data section of what a teacher is to translate: `specs`, or else what it was trained on,
+    if gentool did that. Raises BadCheckpointError."""
+    folder = checkpoint_path(name)
+    theirs: Tree = read_config(folder).config["data"] if is_checkpoint(folder) else {}
+    return to_tree(elsewhere(build(PairData, theirs), specs, "train")) if specs else theirs
 
 
 def _trained(folder: Path) -> Teacher:

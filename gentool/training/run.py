@@ -23,7 +23,7 @@ _RANKS = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 
 @contextmanager
 def held(run: Path) -> Iterator[None]:
-    """Let no other process train `run` meanwhile. Raises UsageError if one does.
+    """Let no other process write the folder `run` meanwhile. Raises UsageError if one does.
 
     What is locked is a file beside it, as the folder itself may be replaced. Where a file system
     knows no locks, nothing is. Of the processes of a launcher the main one alone holds the lock.
@@ -40,7 +40,7 @@ def held(run: Path) -> Iterator[None]:
         descriptor = _locked(lock)
     except BlockingIOError:
         raise UsageError(
-            f"another process is training {run}", "wait for its end, or choose another --out"
+            f"another process is writing {run}", "wait for its end, or choose another --out"
         ) from None
     except OSError:  # the place may not be one for a run at all: that is told by who writes there
         pass
