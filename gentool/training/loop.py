@@ -254,19 +254,23 @@ class Trainer:
         parameters = list(self.model.parameters())
         grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(grads)
-        if not (loss.isfinite() and norm.isfinite()):  # clipping would make NaN of every gradient
-            raise self._non_finite(loss.item(), keys)
+        figures = {"loss": loss, **(terms if len(terms) > 1 else {}), "grad_norm": norm}
+        # A GPU is waited for once.
+        told = dict(zip(figures, torch.stack(list(figures.values())).tolist(), strict=True))
+        if not (math.isfinite(told["loss"]) and math.isfinite(told["grad_norm"])):
+            raise self._non_finite(told["loss"], keys)  # clipping would make NaN of every gradient
         torch.nn.utils.clip_grads_with_norm_(parameters, train.clip_norm or math.inf, norm)
         if self.backend.in_parts:
             # What has no part in the loss of a step is not to be moved by momentum.
-            for parameter in parameters:
-                if parameter.grad is not None and not parameter.grad.any():
+            with_grad = [parameter for parameter in parameters if parameter.grad is not None]
+            largest = torch.stack(torch._foreach_norm(grads, math.inf)).tolist()
+            for parameter, moves in zip(with_grad, largest, strict=True):
+                if not moves:
                     parameter.grad = None
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.ema.update_parameters(self.model)
-        named = {name: term.item() for name, term in terms.items()} if len(terms) > 1 else {}
-        return {"loss": loss.item(), **named, "grad_norm": norm.item()}
+        return told
 
     def _backward(self, examples: list[Prepared[Any]], micro: int) -> dict[str, Tensor]:
         """Add the gradients of one micro-batch; the means of the terms of its loss."""
