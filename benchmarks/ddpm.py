@@ -32,7 +32,7 @@ from gentool.backends.ddpm.backend import Backend
 from gentool.backends.ddpm.diffusers import write
 from gentool.data.scenes import Scenes, read_scene
 from gentool.device import has_bf16, pick_device
-from gentool.render import to_uint8
+from gentool.pixels import to_uint8
 from gentool.resources import read_recipe
 from gentool.rng import BatchRng
 from gentool.settings import build

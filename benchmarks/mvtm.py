@@ -41,7 +41,7 @@ from gentool.data.scenes.draw import corners
 from gentool.data.scenes.language import caption
 from gentool.device import has_bf16, pick_device
 from gentool.nn.text import Encoded
-from gentool.render import to_uint8
+from gentool.pixels import to_uint8
 from gentool.resources import read_recipe
 from gentool.rng import BatchRng, torch_seed
 from gentool.sampling import draw_samples, sample_settings

@@ -12,8 +12,9 @@ from gentool.data.holdout import train_and_validation
 from gentool.data.images import NoPictures, first_pictures
 from gentool.data.source import Data, Source
 from gentool.errors import BadDataError, UsageError
+from gentool.pixels import to_uint8
 from gentool.protocol import Backend
-from gentool.render import grid, to_uint8
+from gentool.render import grid
 from gentool.rng import BatchRng
 from gentool.streams import one_line
 from gentool.trace import OnStep

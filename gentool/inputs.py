@@ -13,6 +13,7 @@ from torch import Tensor
 from gentool.data.decode import MAX_BYTES, decode
 from gentool.errors import BadDataError, UsageError, missing_file, nearest
 from gentool.nn.text import Captions
+from gentool.pixels import to_float
 from gentool.streams import is_pipe, place, stream_any_lines, waits
 
 Shape = tuple[int, int, int]  # C, H, W
@@ -125,7 +126,7 @@ def read_image(path: Path, shape: Shape, ground: str = "white") -> Tensor:
         if C == 1:
             raise UsageError(f"{path} is in colour, this model draws grey", "make it grey first")
         pixels = pixels.repeat(C, axis=2)
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 127.5 - 1
+    return to_float(pixels)
 
 
 def read_edit(image: Path, box: str | None, mask: Path | None, shape: Shape) -> dict[str, Tensor]:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from gentool.checkpoint.atomic import check_place, replacing, write_file
 from gentool.errors import UsageError
-from gentool.render import grid, to_uint8
+from gentool.pixels import to_picture, to_uint8
+from gentool.render import grid
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -92,13 +93,10 @@ def write_images(
 
 
 def _write_folder(batches: Batches, folder: Path, tell: Tell) -> None:
-    from PIL import Image
-
     for numbers, images in batches:
         for number, pixels in zip(numbers, to_uint8(images), strict=True):
             path = folder / f"{number:06d}.png"
-            picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-            write_picture(picture, path)
+            write_picture(to_picture(pixels), path)
             tell(number, path, None)
 
 

@@ -22,6 +22,7 @@ from gentool.data.images import open_images
 from gentool.data.sheet import contact_sheet, describe
 from gentool.data.source import Example
 from gentool.errors import BadDataError, MachineError, NotFoundError, UsageError
+from gentool.pixels import to_uint8
 from gentool.settings import build
 
 CIFAR = Path(__file__).parents[2] / "shared/data/cifar10/train.parquet"
@@ -293,8 +294,8 @@ def test_contact_sheet_and_lines():
 def test_render():
     pixels = np.stack([picture(i) for i in range(5)])
     x = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
-    assert np.array_equal(render.to_uint8(x), pixels)
-    assert render.to_uint8(torch.tensor([-9.0, 9.0, 0.0]).reshape(1, 1, 1, 3)).ravel().tolist() == [
+    assert np.array_equal(to_uint8(x), pixels)
+    assert to_uint8(torch.tensor([-9.0, 9.0, 0.0]).reshape(1, 1, 1, 3)).ravel().tolist() == [
         0,
         255,
         128,

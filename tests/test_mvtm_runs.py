@@ -16,7 +16,7 @@ from gentool.backends.mvtm import DecodeConfig, SampleConfig
 from gentool.checkpoint.config import read_config
 from gentool.checkpoint.load import Loaded, load_checkpoint
 from gentool.inputs import box_hole
-from gentool.render import to_uint8
+from gentool.pixels import to_uint8
 from gentool.resources import read_recipe
 from gentool.rng import BatchRng
 from gentool.sampling import draw_samples

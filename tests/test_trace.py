@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from gentool.backends.diffusion_lm.algorithm import word_posterior
-from gentool.render import records, to_uint8
+from gentool.pixels import to_uint8
+from gentool.render import records
 from gentool.render.terminal import Player
 from gentool.render.traces import write_trace
 from gentool.trace import SAMPLES, STEPS, Frame, Recorder, Tokens, Trace, View

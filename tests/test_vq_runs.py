@@ -14,7 +14,7 @@ from test_vq import pictures, tiny
 
 from gentool.checkpoint.tokenizer import find_tokenizer
 from gentool.errors import BadCheckpointError
-from gentool.render import to_uint8
+from gentool.pixels import to_uint8
 from gentool.rng import torch_seed
 from gentool.settings import build
 from gentool.tokenizers import load

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps
 
 from gentool.data.config import ImageData
 from gentool.errors import BadDataError
+from gentool.pixels import to_picture
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -73,8 +74,7 @@ def fit(image: np.ndarray, config: ImageData, rng: torch.Generator | None) -> np
     the draws that follow depend on neither image nor config; None: no flip, the centre.
     """
     flip, across, down = (1.0, 0.5, 0.5) if rng is None else torch.rand(3, generator=rng).tolist()
-    picture = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
-    picture = picture.convert("L" if config.channels == 1 else "RGB")
+    picture = to_picture(image).convert("L" if config.channels == 1 else "RGB")
 
     side, size = min(picture.size), config.image_size
     left, top = (

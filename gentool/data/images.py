@@ -25,6 +25,7 @@ from gentool.data.decode import EXTENSIONS, MAX_BYTES, fit
 from gentool.data.source import Data, Example, Joined, RawImage, Record, Sharded, Source
 from gentool.data.table import ImageColumns, build, class_names, parquet_footer, pick, undecoded
 from gentool.errors import BadDataError, MachineError, NotFoundError, UsageError
+from gentool.pixels import to_float
 from gentool.rng import generator
 
 if TYPE_CHECKING:
@@ -61,8 +62,7 @@ def picture(
     example = source[index]
     if not augment:
         config = replace(config, flip=False, crop="center")
-    pixels = torch.from_numpy(fit(example.image, config, rng)).permute(2, 0, 1)
-    image = pixels.contiguous().float() / 127.5 - 1
+    image = to_float(fit(example.image, config, rng))
     return Picture(example.key, image, example.label, example.caption)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw
 
 from gentool.data.source import Example
+from gentool.pixels import to_picture
 
 CELL = 128  # pixels; a picture is brought to at most this size
 SMALL = 64  # pixels; a picture up to this size is enlarged, its pixels kept square
@@ -37,8 +38,7 @@ def describe(number: int, example: Example, labels: Sequence[str]) -> str:
 
 
 def _thumbnail(example: Example) -> Image.Image:
-    pixels = example.image
-    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    picture = to_picture(example.image)
     longer = max(picture.size)
     if longer <= SMALL:
         factor = CELL // longer

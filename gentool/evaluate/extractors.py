@@ -29,8 +29,8 @@ class Extractor:
 
 def load_extractor(name: str | None, device: torch.device) -> Extractor:
     """The extractor `name`: `inception`, the folder of `gentool train features`, or a vision model
-    of transformers by name or folder. Raises UsageError, NotFoundError,
-    MachineError (no network) or BadCheckpointError."""
+    of transformers by name or folder. Raises UsageError, NotFoundError, MachineError (no network),
+    BadDataError (no model of pictures) or BadCheckpointError."""
     if name is None:
         raise UsageError(
             "fid and kid need features to compare pictures by",
@@ -90,7 +90,7 @@ def _transformers(name: str, device: torch.device) -> Extractor:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
         model = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
         processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of transformers, huggingface_hub, safetensors and the network
         raise translated(error, name, "vision model") from None
     vision = getattr(model, "vision_model", model).to(device).eval()
     size = getattr(getattr(config, "vision_config", config), "image_size", None)

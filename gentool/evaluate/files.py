@@ -18,15 +18,18 @@ def read_any_images(where: str) -> np.ndarray:
     path = Path(where)
     if not path.is_dir():
         return _array(where, None)
-    pictures = _pictures(path, "**/*")
-    first_name, first = pictures[0]
-    for name, picture in pictures:
+    names = _names(path, "**/*")
+    first = _picture(path, names[0])
+    found = np.empty((len(names), *first.shape), np.uint8)
+    for i, name in enumerate(names):
+        picture = _picture(path, name)
         if picture.shape != first.shape:
             raise BadDataError(
-                f"{path}: {name} is {_size(picture)}, {first_name} is {_size(first)}",
+                f"{path}: {name} is {_size(picture)}, {names[0]} is {_size(first)}",
                 "pictures of one set have one size",
             )
-    return np.stack([picture for _, picture in pictures])
+        found[i] = picture
+    return found
 
 
 def read_images(where: str) -> np.ndarray:
@@ -35,21 +38,28 @@ def read_images(where: str) -> np.ndarray:
     path = Path(where)
     if not path.is_dir():
         return _array(where, (3, SIDE, SIDE))
-    pictures = _pictures(path, "*")
-    for name, picture in pictures:
-        if picture.shape != (SIDE, SIDE, 3):
+    names = _names(path, "*")
+    found = np.empty((len(names), SIDE, SIDE, 3), np.uint8)
+    for i, name in enumerate(names):
+        picture = _picture(path, name)
+        if picture.shape != found.shape[1:]:
             raise BadDataError(f"{name} is {_size(picture)}; scenes are {SIDE} × {SIDE} RGB")
-    return np.stack([picture for _, picture in pictures])
+        found[i] = picture
+    return found
 
 
-def _pictures(folder: Path, pattern: str) -> list[tuple[str, np.ndarray]]:
-    """Name and pixels of each picture that fits, in order of name, hidden ones left out."""
+def _names(folder: Path, pattern: str) -> list[str]:
+    """The pictures that fit, in order of name, hidden ones left out."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.glob(pattern))
     names = [name for name in names if name.lower().endswith(EXTENSIONS)]
     names = [name for name in names if not any(p.startswith(".") for p in name.split("/"))]
     if not names:
         raise BadDataError(f"no images in {folder}", f"images end in {', '.join(EXTENSIONS)}")
-    return [(name, decode((folder / name).read_bytes(), name)) for name in names]
+    return names
+
+
+def _picture(folder: Path, name: str) -> np.ndarray:
+    return decode((folder / name).read_bytes(), name)
 
 
 def _array(where: str, shape: tuple[int, int, int] | None) -> np.ndarray:

@@ -30,7 +30,7 @@ from gentool.evaluate.extractors import INCEPTION, Extractor
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.request import Request
 from gentool.evaluate.scenes import captioned_figures, unconditional_figures, verdicts
-from gentool.render import to_uint8
+from gentool.pixels import to_float, to_uint8
 from gentool.rng import BatchRng
 from gentool.sampling import draw_samples
 from gentool.settings import to_tree
@@ -112,7 +112,7 @@ def _distances(request: Request, metric: str) -> list[Figure]:
     check_enough(metric, n, theirs.shape[1] + 1 if metric == "fid" else LEAST)
     given = _conditions(request, source)
     # As they are in a file: samples and data have 256 shades alike.
-    drawn = (_shades(images) for _, images in request.drawn(draw_samples, given=given))
+    drawn = (to_float(to_uint8(images)) for _, images in request.drawn(draw_samples, given=given))
     ours = features_of(drawn, extractor, device)
     found = fid_of(theirs, ours) if metric == "fid" else kid_of(theirs, ours, request.seed)
     made = {
@@ -176,8 +176,7 @@ def check_comparable(ours: np.ndarray, theirs: np.ndarray, metrics: Sequence[str
 
 def _floats(pixels: np.ndarray) -> Iterator[Tensor]:
     for start in range(0, len(pixels), BATCH):
-        batch = torch.from_numpy(pixels[start : start + BATCH].copy())
-        yield batch.permute(0, 3, 1, 2).float() / 127.5 - 1
+        yield to_float(pixels[start : start + BATCH])
 
 
 def distance_figures(
@@ -200,10 +199,6 @@ def how(extractor: Extractor, metric: str, n: int) -> dict[str, Any]:
         "resizing": "bilinear, antialiased" if extractor.name != INCEPTION else "torch-fidelity's",
         **subset,
     }
-
-
-def _shades(images: Tensor) -> Tensor:
-    return (((images + 1) * 127.5).round().clamp(0, 255)) / 127.5 - 1
 
 
 def bound(request: Request) -> list[Figure]:

@@ -17,6 +17,7 @@ from gentool.errors import BadDataError, UsageError
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.request import Request
 from gentool.evaluate.scenes import described
+from gentool.evaluate.translation import neighbours, repetition
 from gentool.extras import extra
 from gentool.rng import BatchRng, seed_of
 from gentool.tokenizers.words import split
@@ -166,27 +167,16 @@ def caption_figures(texts: Sequence[str]) -> dict[str, float | None]:
 
 def diversity_figures(texts: Sequence[str]) -> dict[str, float | None]:
     """distinct-n: different n-grams among all n-grams of words (Li et al. 2016), those of the
-    tokenizer `words`. repetition: see there. duplicates: texts
-    drawn before."""
+    tokenizer `words`. repetition: see `repetition`. duplicates: the share of texts that repeat an
+    earlier one."""
     rows = [split(text) for text in texts]
-    pairs = _pairs(rows)
+    pairs = neighbours(rows)
     return {
         "distinct-1": _distinct(word for row in rows for word in row),
         "distinct-2": _distinct(pairs),
         "repetition": repetition(texts),
         "duplicates": 1 - len(set(texts)) / len(texts),
     }
-
-
-def repetition(texts: Sequence[str]) -> float | None:
-    """The share of words, those of the tokenizer `words`, that are the same as the word before;
-    of texts without two words undefined."""
-    pairs = _pairs([split(text) for text in texts])
-    return sum(a == b for a, b in pairs) / len(pairs) if pairs else None
-
-
-def _pairs(rows: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
-    return [pair for row in rows for pair in zip(row, row[1:], strict=False)]
 
 
 def self_bleu_figures(texts: Sequence[str]) -> dict[str, float | None]:

@@ -12,7 +12,8 @@ from gentool.device import pick_device
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.request import Request
 from gentool.outputs import write_picture
-from gentool.render import pairs, to_uint8
+from gentool.pixels import to_uint8
+from gentool.render import pairs
 from gentool.training.validation import held_out_examples
 
 SHOWN = 32  # pictures beside their reconstructions

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gentool.errors import UsageError
-from gentool.evaluate.texts import repetition
 from gentool.extras import extra
+from gentool.tokenizers.words import split
 
 TOKENIZERS = ("13a", "zh", "char", "intl", "none")
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
@@ -37,6 +37,18 @@ def scores(
         value = metric.corpus_score(list(hypotheses), [list(texts) for texts in references]).score
         found[name] = Score(value, str(metric.get_signature()))
     return found | {"repetition": Score(repetition(hypotheses))}
+
+
+def repetition(texts: Sequence[str]) -> float | None:
+    """The share of words, those of the tokenizer `words`, that are the same as the word before;
+    of texts without two words undefined."""
+    pairs = neighbours([split(text) for text in texts])
+    return sum(a == b for a, b in pairs) / len(pairs) if pairs else None
+
+
+def neighbours(rows: Sequence[Sequence[str]]) -> list[tuple[str, str]]:
+    """Each word of a row with the next one."""
+    return [pair for row in rows for pair in zip(row, row[1:], strict=False)]
 
 
 def scoring(tokenize: str) -> Any:

@@ -1,27 +1,20 @@
-"""Pixels to pictures here; plots, traces, terminal and the page of the tour beside."""
+"""Grids of pictures here; plots, traces, terminal and the page of the tour beside."""
 
 import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gentool.pixels import to_picture
+
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
 GAP = 2  # pixels between the pictures of a grid
 
 
-def to_uint8(x: "Tensor") -> np.ndarray:
-    """Float images [N, C, H, W] in [-1, 1] as uint8 [N, H, W, C]; what lies outside is clamped."""
-    pixels = ((x.detach().float() + 1) * 127.5).clamp(0, 255).round()
-    return pixels.byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
 def grid(images: np.ndarray, columns: int | None = None) -> "Image":
     """One picture of N, uint8 [N, H, W, 1 or 3], row by row on white, near square by default."""
-    from PIL import Image
-
     n, height, width, channels = images.shape
     columns = min(n, columns or math.ceil(math.sqrt(n)))
     rows = math.ceil(n / columns)
@@ -30,7 +23,7 @@ def grid(images: np.ndarray, columns: int | None = None) -> "Image":
     for i, image in enumerate(images):
         top, left = i // columns * (height + GAP), i % columns * (width + GAP)
         sheet[top : top + height, left : left + width] = image
-    return Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
+    return to_picture(sheet)
 
 
 def pairs(left: np.ndarray, right: np.ndarray) -> "Image":

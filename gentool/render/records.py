@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gentool.errors import BadDataError
+from gentool.pixels import to_picture
 from gentool.trace import Frame, Tokens, Trace, View
 
 FORMAT = 1  # of the lines
@@ -83,10 +84,8 @@ def _frame(record: dict[str, Any]) -> Frame:
 
 
 def _encoded(image: np.ndarray) -> str:
-    from PIL import Image
-
     buffer = io.BytesIO()
-    Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(buffer, "PNG")
+    to_picture(image).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
 
 

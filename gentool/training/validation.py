@@ -11,6 +11,7 @@ from gentool.data.loader import ON_BAD, Loader, Prepared
 from gentool.data.source import Data
 from gentool.data.stream import open_stream
 from gentool.errors import BadDataError
+from gentool.evaluate.translation import scores
 from gentool.protocol import Backend
 from gentool.rng import BatchRng
 
@@ -41,8 +42,6 @@ def validation_loss(
 
 def validation_bleu(backend: Any, network: nn.Module, source: Data, n: int) -> float:
     """BLEU, 0 to 100, of what a backend of pairs makes of n held-out sources."""
-    from gentool.evaluate.translation import scores  # which imports this module
-
     places = open_stream(source, SEED).next(min(n, source.size or n))
     pairs = [place.source[place.index] for place in places]
     made = backend.texts(network, [pair.source for pair in pairs])

@@ -17,8 +17,8 @@ from gentool.diffusion.samplers import sample as walk
 from gentool.diffusion.schedules import noise_chain
 from gentool.errors import UsageError
 from gentool.nn.text import Captions, Encoded
+from gentool.pixels import to_uint8
 from gentool.protocol import Batch
-from gentool.render import to_uint8
 from gentool.rng import BatchRng
 from gentool.tokenizers import Tokenizer
 from gentool.trace import OnStep, View

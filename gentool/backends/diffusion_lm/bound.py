@@ -1,6 +1,6 @@
 """The bound on -log p(w) of Diffusion-LM (Li et al. 2022), term by term, in bits of a row.
 
-Eq. 1: L_vlb^e2e(w) = E_q(x_0..x_T | w) [ L_vlb(x_0) + log q(x_0 | w) - log p(w | x_0) ].
+Eq. 2: L_vlb^e2e(w) = E_q(x_0..x_T | w) [ L_vlb(x_0) + log q(x_0 | w) - log p(w | x_0) ].
 """
 
 import math

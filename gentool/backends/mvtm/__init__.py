@@ -135,7 +135,7 @@ class Config:
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
-            steps=2_000_000,
+            steps=2_000_000,  # the code's; the paper's 300 epochs are 1,500,000
             batch_size=256,
             learning_rate=1e-4,
             warmup_steps=5000,

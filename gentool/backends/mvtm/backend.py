@@ -30,8 +30,8 @@ from gentool.data.images import Picture, picture
 from gentool.data.source import Data, Source
 from gentool.errors import UsageError
 from gentool.nn.text import Captions
+from gentool.pixels import to_uint8
 from gentool.protocol import Batch
-from gentool.render import to_uint8
 from gentool.rng import BatchRng
 from gentool.tokenizers.cache import CachedPicture, TokenCache
 from gentool.tokenizers.pictures import PictureTokenizer

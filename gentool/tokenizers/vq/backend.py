@@ -11,8 +11,9 @@ from gentool import protocol
 from gentool.data.holdout import train_and_validation
 from gentool.data.images import NoPictures, Picture, first_pictures, picture
 from gentool.data.source import Data, Example, Source
+from gentool.pixels import to_uint8
 from gentool.protocol import Batch
-from gentool.render import pairs, to_uint8
+from gentool.render import pairs
 from gentool.rng import BatchRng
 from gentool.tokenizers.vq import Config
 from gentool.tokenizers.vq.adversarial import adversarial_terms

@@ -11,8 +11,9 @@ from gentool.data.holdout import train_and_validation
 from gentool.data.images import Picture, picture
 from gentool.data.source import Data, Example, Source
 from gentool.errors import UsageError
+from gentool.pixels import to_uint8
 from gentool.protocol import Batch
-from gentool.render import grid, to_uint8
+from gentool.render import grid
 from gentool.rng import BatchRng
 from gentool.trace import OnStep, View
 from gentool_flow import Config, SampleConfig
