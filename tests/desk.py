@@ -87,7 +87,8 @@ def fill(desk: Path) -> None:
     write(desk / "reviews.jsonl", bodies)
     rows = [f'"name[The Eagle {i}], area[riverside]",{text}' for i, text in enumerate(captions)]
     write(desk / "e2e.csv", ["mr,ref", *(4 * rows)])
-    write(desk / "e2e" / "devset.csv", ["mr,ref", *(4 * rows)])
+    for name in ("trainset", "devset"):
+        write(desk / "e2e" / f"{name}.csv", ["mr,ref", *(4 * rows)])
     for folder in ("photos", "drawn"):
         (desk / folder).mkdir()
         for i in range(N):

@@ -1,7 +1,5 @@
 """diffusion-lm: the algorithm on embeddings that are known, and the backend on a tiny network."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -365,19 +363,6 @@ def test_pairs_are_refused(tokenizer):
     ):
         with pytest.raises(UsageError, match="pairs"):
             Backend(Config(data=data), tokenizer)
-
-
-def test_the_defaults_are_the_papers():
-    config = Config()
-    assert (config.diffusion.T, config.diffusion.schedule) == (2000, "sqrt")
-    assert dataclasses.astuple(config.model) == (16, 768, 12, 12, 0.1, 128)
-    assert (config.train.steps, config.train.batch_size) == (200_000, 64)
-    assert (config.train.learning_rate, config.train.schedule) == (1e-4, "linear")
-    assert (config.train.weight_decay, config.train.ema_decay) == (0.0, 0.9999)
-    assert (config.sample.steps, config.sample.sampler, config.sample.clamp) == (
-        2000, "ancestral", 1.0,
-    )  # fmt: skip
-    assert (config.data.length, config.tokenizer.min_count) == (64, 11)
 
 
 def test_a_noisy_embedding_is_still_nearest_to_its_own_word():

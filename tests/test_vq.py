@@ -209,14 +209,11 @@ def test_settings_that_do_not_fit_are_named():
         build(Config, {"quantizer": {"start": 0.5}})
 
 
-def test_the_defaults_are_maskgits():
+def test_the_default_network_has_the_size_of_maskgits():
     with torch.device("meta"):
         network = VQ(Config().model, 3)
     count = sum(p.numel() for p in network.parameters())
-    assert Config().model.factor == 16 and (Config().model.codes, Config().model.dimensions) == (
-        1024,
-        256,
-    )
+    assert Config().model.factor == 16
     # Convolutions of the encoder and decoder of Chang et al.'s code, without their codebook.
     assert 50e6 < count < 60e6
 
