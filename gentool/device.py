@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from gentool.errors import UsageError, nearest
+from gentool.errors import MachineError, UsageError, nearest
 
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -15,7 +15,8 @@ torch.set_flush_denormal(True)
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is a GPU where there is one. Raises UsageError for a device that is not there."""
+    """`auto` is a GPU where there is one. Raises UsageError for a device that is not there,
+    MachineError for a GPU that cannot be used."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -23,7 +24,10 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
+    except (RuntimeError, AssertionError) as error:
+        if name.startswith("cuda") and torch.cuda.is_available():  # one that is full, say
+            told = next(iter(str(error).splitlines()), "")
+            raise MachineError(f"device {name!r} cannot be used: {told}", "nvidia-smi") from None
         raise UsageError(f"no device {name!r} here", "--device auto, cpu, cuda or mps") from None
     return device
 

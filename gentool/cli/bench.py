@@ -20,7 +20,7 @@ from gentool.cli.figures import check_used
 from gentool.cli.help import group
 from gentool.cli.options import count, value
 from gentool.cli.sample_text import STEERING
-from gentool.registry import BACKENDS, backend_options, draws, options_module
+from gentool.registry import BACKENDS, backend_options, draws, options_module, peer
 
 app = group("Quality, seconds and memory for numbers of steps.")
 
@@ -71,7 +71,6 @@ def bench(
     samplers = [{"sampler": name.strip()} for name in sampler.split(",")] if sampler else [{}]
     from gentool.checkpoint.load import load_checkpoint
     from gentool.evaluate.bench import TimedRequest, quality_metric
-    from gentool.registry import peer
     from gentool.sampling import sample_settings
 
     checked_plot(plot)

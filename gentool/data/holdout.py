@@ -184,9 +184,9 @@ def _with_text(source: Source[Text], config: TextData, unreadable: bool) -> Subs
 def split_texts(source: Source[Text], config: TextData) -> tuple[Subset[Text], Subset[Text]]:
     """The texts of a source that ends to train on, and 5 % (≤ 512) that are held out.
 
-    Those held out are the least by a hash: which they are depends on no
-    order, and no text that is trained on is among them, however often it occurs. (Of pairs, this is
-    said of the sources.) Empty ones are in neither part. A single text serves as both. Where
+    Those held out are the least by a hash, so the choice does not depend on their order, and no
+    text that is trained on is among them, however often it occurs. (Of pairs, this is said of the
+    sources.) Empty ones are in neither part. A single text serves as both. Where
     `config.validation` names others, none are held out.
     """
     if config.validation:

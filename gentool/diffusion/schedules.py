@@ -18,12 +18,7 @@ def linear_betas(T: int) -> Tensor:
 
 def cosine_betas(T: int) -> Tensor:
     """Nichol & Dhariwal 2021, Eq. 17: alpha_bar falls as a squared cosine, beta <= 0.999. [T]"""
-
-    def f(u: float) -> float:
-        return math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
-
-    betas = [min(1 - f((t + 1) / T) / f(t / T), 0.999) for t in range(T)]
-    return torch.tensor(betas, dtype=torch.float64)
+    return _betas(lambda u: math.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2, T)
 
 
 def sqrt_betas(T: int) -> Tensor:
@@ -32,11 +27,12 @@ def sqrt_betas(T: int) -> Tensor:
     For embeddings, where a little noise changes nothing: it rises steeply at once. The authors'
     code divides by the value at 0, so that alpha_bar begins at 0.985 for T = 2000. [T]
     """
+    return _betas(lambda u: 1 - math.sqrt(u + 1e-4), T)
 
-    def f(u: float) -> float:
-        return 1 - math.sqrt(u + 1e-4)
 
-    betas = [min(1 - f((t + 1) / T) / f(t / T), 0.999) for t in range(T)]
+def _betas(alpha_bar: Callable[[float], float], T: int) -> Tensor:
+    """The chain in which alpha_bar is that function of t / T, but for a factor. [T]"""
+    betas = [min(1 - alpha_bar((t + 1) / T) / alpha_bar(t / T), 0.999) for t in range(T)]
     return torch.tensor(betas, dtype=torch.float64)
 
 

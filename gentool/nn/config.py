@@ -17,7 +17,7 @@ def check_heads(section: str, name: str, width: int, heads: int) -> None:
 def check_time_features(n: int) -> None:
     """Raise UsageError for features of the noise level that are not pairs of sine and cosine."""
     if n % 2:
-        raise UsageError(f"model.time_features is even, got {n}")
+        raise UsageError(f"model.time_features must be even, got {n}")
 
 
 @dataclass
