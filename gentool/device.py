@@ -21,14 +21,18 @@ def pick_device(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    absent = UsageError(f"no device {name!r} here", "--device auto, cpu, cuda or mps")
     try:
         device = torch.device(name)
+    except RuntimeError:
+        raise absent from None
+    try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        if name.startswith("cuda") and torch.cuda.is_available():  # one that is full, say
+        if device.type == "cuda" and (device.index or 0) < torch.cuda.device_count():  # it is full
             told = next(iter(str(error).splitlines()), "")
             raise MachineError(f"device {name!r} cannot be used: {told}", "nvidia-smi") from None
-        raise UsageError(f"no device {name!r} here", "--device auto, cpu, cuda or mps") from None
+        raise absent from None
     return device
 
 

@@ -17,6 +17,8 @@ from conftest import fails
 from PIL import Image
 
 from gentool.data.scenes import Scenes
+from gentool.device import pick_device
+from gentool.errors import MachineError, UsageError
 
 
 @pytest.fixture(autouse=True)
@@ -348,3 +350,19 @@ def test_standard_output_on_a_full_disk_is_one_line(tmp_path, command):
     done = subprocess.run(line, shell=True, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1 and "No space left" in done.stderr, done.stderr
     assert 1 <= len(done.stderr.splitlines()) <= 2
+
+
+def test_a_device_that_is_not_there_and_one_that_is_full(monkeypatch):
+    for name in ("cuda:7", "gpu"):
+        with pytest.raises(UsageError, match=f"no device '{name}' here"):
+            pick_device(name)
+
+    def full(*size, device):
+        raise RuntimeError("CUDA error: out of memory\nand more")
+
+    monkeypatch.setattr(torch, "empty", full)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(MachineError, match="'cuda' cannot be used: CUDA error: out of memory"):
+        pick_device("cuda")
+    with pytest.raises(UsageError, match="no device"):
+        pick_device("cuda:1")
