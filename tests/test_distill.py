@@ -352,7 +352,7 @@ def test_wrong_data_and_folders(distill, cli, hub, teacher_run, corpus, tmp_path
     both = f"{source},{tmp_path / 'short.txt'}"
     fails(distill(out, "-q", data=both), 4, "has 60 lines", "has 2", "not parallel")
     fails(distill(out, "-q", data=source), 2, "single texts")
-    fails(distill(out, "-q", "--data", source), 2, "pair of files", "single text")
+    fails(distill(out, "-q", "--data", source), 2, "pairs of texts", "single ones")
     fails(distill(out, "-q", data="none.en,none.de"), 3, "none.en")
     fails(distill(out, "-q", "--set", "model.heads=2"), 2, "only data.KEY")
     fails(distill(out, "-q", "--set", "data.lenght=2"), 2, "length")

@@ -46,9 +46,9 @@ def open_texts(config: TextData) -> Source[Text]:
     Raises UsageError for a kind of data that has no texts, NotFoundError for a missing path, and
     BadDataError for a file without a named column.
     """
-    pairs = {_is_parallel(spec): spec for spec in config.spec}
-    if len(pairs) == 2:
-        raise UsageError(f"{pairs[True]} is a pair of files, {pairs[False]} single texts")
+    found = {_has_sources(spec, config): spec for spec in config.spec}
+    if len(found) == 2:
+        raise UsageError(f"{found[True]} holds pairs of texts, {found[False]} single ones")
     sources = [_open(spec, config) for spec in config.spec]
     return sources[0] if len(sources) == 1 else Joined(sources, config.spec)
 
@@ -65,10 +65,12 @@ def has_columns(spec: str) -> bool:
 
 def is_pairs(config: TextData) -> bool:
     """Whether each of the texts that `config` names comes with what it is made from."""
-    between = "-" in config.language
-    return bool(config.source_column) or any(
-        _is_parallel(spec) or (between and spec == "scenes") for spec in config.spec
-    )
+    return any(_has_sources(spec, config) for spec in config.spec)
+
+
+def _has_sources(spec: str, config: TextData) -> bool:
+    translated = "-" in config.language and spec == "scenes"
+    return bool(config.source_column) or _is_parallel(spec) or translated
 
 
 def _is_parallel(spec: str) -> bool:
