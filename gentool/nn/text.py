@@ -139,8 +139,10 @@ def _load(name: str, revision: str) -> tuple[Any, str | None]:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    given: dict[str, Any] = {"revision": revision or "main", "trust_remote_code": False}
     try:
+        file = transformers.utils.cached_file(name, "config.json", revision=revision or "main")
+        commit = transformers.utils.extract_commit_hash(file, None)  # None of a folder
+        given = {"revision": commit or revision or "main", "trust_remote_code": False}
         config = transformers.AutoConfig.from_pretrained(name, **given)
         # Of models of two parts, the one that reads text.
         encoder = {
@@ -150,10 +152,8 @@ def _load(name: str, revision: str) -> tuple[Any, str | None]:
         }
         kind = getattr(transformers, encoder.get(config.model_type, "AutoModel"))
         model = kind.from_pretrained(name, use_safetensors=True, **given)
-        file = transformers.utils.cached_file(name, "config.json", revision=given["revision"])
     except Exception as error:  # of transformers, huggingface_hub, safetensors and the network
         raise translated(error, name, "text encoder") from None
-    commit = transformers.utils.extract_commit_hash(file, None)  # None of a folder
     return model.float().eval().requires_grad_(False), commit
 
 
