@@ -21,7 +21,8 @@ def read_any_images(where: str) -> np.ndarray:
     names = _names(path, "**/*")
     first = _picture(path, names[0])
     found = np.empty((len(names), *first.shape), np.uint8)
-    for i, name in enumerate(names):
+    found[0] = first
+    for i, name in enumerate(names[1:], start=1):
         picture = _picture(path, name)
         if picture.shape != first.shape:
             raise BadDataError(

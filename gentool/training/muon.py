@@ -123,11 +123,15 @@ def orthogonalised(matrices: list[Tensor]) -> list[Tensor]:
 def _product(A: Tensor) -> Tensor:
     """The product of all factors Q = a + b A + c A^2, where A <- Q A Q in between: [N, n, n]."""
     a, b, c = COEFFICIENTS
-    P = A
-    for i in range(ITERATIONS):
+
+    def factor(A: Tensor) -> Tensor:
         Q = torch.baddbmm(b * A, A, A, alpha=c)
         Q.diagonal(dim1=1, dim2=2).add_(a)
-        P = Q @ P if i else Q
-        if i < ITERATIONS - 1:
-            A = Q @ A @ Q
+        return Q
+
+    P = Q = factor(A)
+    for _ in range(ITERATIONS - 1):
+        A = Q @ A @ Q
+        Q = factor(A)
+        P = Q @ P
     return P
