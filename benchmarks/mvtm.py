@@ -4,9 +4,10 @@
     python benchmarks/mvtm.py steps inpaint --checkpoint runs/mvtm-scenes --num 200
 
 loop: drawing with guidance, the transformer and the decoding loop of each, the same tokens and
-steps, in turns; ours at about their parameters, of which many are per picture and not per token in
-theirs, and at about their FLOPs. forward: one pass of the paper's transformer over
-8 × 256 tokens, as a share of a matrix product's rate. cache: a training step of each
+steps, in turns. Ours at their parameters, its reader of captions counted and run, theirs (CLIP)
+neither; at their parameters without a reader; and at their FLOPs. forward: one pass of the paper's
+transformer over 8 × 256 tokens, and of the default recipe's over 64 pictures and captions, as a
+share of a matrix product's rate. cache: a training step of each
 recipe from pictures and from cached tokens. steps: scene_accuracy for numbers of steps, with
 shuffled captions and an untrained network as controls. inpaint: held-out scenes with one thing
 covered.
@@ -38,9 +39,9 @@ from gentool.checkpoint.load import find_checkpoint, load_checkpoint
 from gentool.data.images import Picture
 from gentool.data.scenes import Scenes, draw_scene, read_scene, render
 from gentool.data.scenes.draw import corners
-from gentool.data.scenes.language import caption
+from gentool.data.scenes.language import LANGUAGES, caption
 from gentool.device import has_bf16, pick_device
-from gentool.nn.text import Encoded
+from gentool.nn.text import Encoded, TextEncoder
 from gentool.pixels import to_uint8
 from gentool.resources import read_recipe
 from gentool.rng import BatchRng, torch_seed
@@ -53,6 +54,7 @@ from gentool.training.optimizer import make_optimizer
 
 CACHED = {"mvtm-scenes": 32, "mvtm-cifar10": 32, "mvtm-imagenet256": 4}  # recipe: pictures a step
 K, SIDE, WORDS, B = 1024, 16, 16, 2  # codes, tokens a side, tokens of a caption, pictures
+VOCABULARY = 1000  # of captions
 
 
 def main() -> None:
@@ -76,20 +78,26 @@ def main() -> None:
 
 @torch.no_grad()
 def loop(options: Any) -> list[dict[str, Any]]:
-    """8 steps with guidance, of 2 pictures of 16 × 16 tokens, captions encoded beforehand."""
+    """8 steps with guidance, of 2 pictures of 16 × 16 tokens, from captions of 16."""
     from diffusers import AmusedScheduler, UVit2DModel
 
     device, steps, width = pick_device("auto"), 8, 512
     torch.manual_seed(0)
-    text = {"encoder": "transformer", "width": width, "heads": 8, "layers": 1}
 
-    def transformer(layers: int) -> MaskedTransformer:
+    def transformer(layers: int, reading: int) -> MaskedTransformer:
+        text = {"encoder": "transformer", "width": width, "heads": 8, "layers": reading or 1,
+                "length": WORDS}  # fmt: skip
         config = build(ModelConfig, {"hidden": width, "layers": layers, "heads": 8, "text": text,
                                      "feed_forward": 2048, "dropout": 0.0})  # fmt: skip
-        network = MaskedTransformer(config, K + 1, SIDE**2, torch.nn.Identity())  # type: ignore
+        reader = TextEncoder(config.text, VOCABULARY) if reading else torch.nn.Identity()
+        network = MaskedTransformer(config, K + 1, SIDE**2, reader)  # type: ignore[arg-type]
         return network.to(device).eval()
 
-    ours = {"": transformer(12), ", 7 layers": transformer(7)}
+    ours = {
+        "": transformer(6, reading=5),
+        ", without a reader": transformer(12, reading=0),
+        ", 7 layers without a reader": transformer(7, reading=0),
+    }
     theirs = UVit2DModel(
         hidden_size=width, cond_embed_dim=width, micro_cond_encode_dim=64, micro_cond_embed_dim=320,
         encoder_hidden_size=width, vocab_size=K + 1, codebook_size=K, in_channels=width // 2,
@@ -98,16 +106,20 @@ def loop(options: Any) -> list[dict[str, Any]]:
     ).to(device).eval()  # fmt: skip
     sequence = torch.randn(2 * B, WORDS, width, device=device)
     pooled = torch.randn(2 * B, width, device=device)
-    told = Encoded(sequence, torch.ones(2 * B, WORDS, dtype=torch.bool, device=device), pooled)
+    mask = torch.ones(2 * B, WORDS, dtype=torch.bool, device=device)
+    encoded, captions = Encoded(sequence, mask, pooled), torch.zeros_like(mask, dtype=torch.long)
     micro = torch.tensor([[256, 256, 0, 0, 6]], device=device).expand(2 * B, -1)
     y = torch.full((B, SIDE**2), K, device=device)
 
     def run_ours(network: MaskedTransformer, dtype: torch.dtype) -> None:
+        reads = isinstance(network.text, TextEncoder)
+
         def logits_fn(ids: Tensor, is_masked: Tensor, done: float) -> Tensor:
             logits = network(torch.cat([ids, ids]), torch.cat([is_masked, is_masked]), text=told)
             return guided(*logits.chunk(2), 3.0)
 
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            told = network.text(captions, mask) if network.text and reads else encoded
             decode(logits_fn, y, BatchRng.for_samples(0, range(B)), K=K, mask_id=K, steps=steps)
 
     def run_theirs(dtype: torch.dtype) -> None:
@@ -145,25 +157,51 @@ def loop(options: Any) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def forward(options: Any) -> list[dict[str, Any]]:
-    """The paper's transformer over 8 × 256 tokens, all of them hidden."""
+    """The paper's transformer over 8 × 256 tokens and the default recipe's over 64 × 64, all of
+    them hidden, with captions encoded beforehand. The FLOPs are those of matrix products."""
     device = pick_device("auto")
     dtype = torch.bfloat16 if has_bf16(device) else torch.float32
+    _, tree = read_recipe("mvtm-scenes")
+    scenes = build(Config, {name: value for name, value in tree.items() if name != "backend"}).model
+    width = scenes.text.width
     with torch.device(device):
-        network = MaskedTransformer(Config().model, 2025, 256).eval()
-        ids, is_masked = torch.full((8, 256), 2024), torch.ones(8, 256, dtype=torch.bool)
         a = torch.randn(4096, 4096, dtype=dtype)
+        networks = {
+            "paper": (MaskedTransformer(Config().model, 2025, 256), (8, 256), None),
+            "mvtm-scenes": (
+                MaskedTransformer(scenes, 2049, 64, torch.nn.Identity()),  # type: ignore[arg-type]
+                (64, 64),
+                Encoded(
+                    torch.randn(64, WORDS, width),
+                    torch.ones(64, WORDS, dtype=torch.bool),
+                    torch.randn(64, width),
+                ),
+            ),
+        }
 
-    def run() -> None:
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            network(ids, is_masked)
+    def run(name: str) -> None:
+        network, shape, text = networks[name]
+        is_masked = torch.ones(shape, dtype=torch.bool, device=device)
+        network.eval()(torch.zeros(shape, dtype=torch.long, device=device), is_masked, text=text)
 
-    seconds = alternate({"forward": run, "matmul": lambda: a @ a}, options.repeats)
-    d, N, layers = 768, 256, 24
-    flops = 8 * N * (layers * (2 * 12 * d * d + 4 * N * d) + 2 * d * d + 2 * d * 2025)
-    rate, best = flops / seconds["forward"], 2 * 4096**3 / seconds["matmul"]
-    return [{"metric": f"share of a matrix product[{dtype}]", "value": round(rate / best, 3),
-             "gflop": round(flops / 1e9, 1), "matmul_gflops": round(best / 1e9, 1), "batch": 8,
-             "repeats": options.repeats}]  # fmt: skip
+    # As when drawing: weights are cast once for all steps.
+    with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+        sides: dict[str, Callable[[], object]] = {name: partial(run, name) for name in networks}
+        seconds = alternate(sides | {"matmul": lambda: a @ a}, options.repeats)
+        ceiling = 2 * 4096**3 / seconds["matmul"] / 1e9
+        figures = []
+        for name, (network, shape, _) in networks.items():
+            with FlopCounterMode(display=False) as counter:
+                run(name)
+            gflop = counter.get_total_flops() / 1e9
+            figures.append(
+                {"metric": f"share of a matrix product[{name}, {str(dtype)[6:]}]",
+                 "value": round(gflop / seconds[name] / ceiling, 3), "gflop": round(gflop, 1),
+                 "matmul_gflops": round(ceiling, 1), "batch": shape[0],
+                 "parameters": sum(p.numel() for p in network.parameters()),
+                 "repeats": options.repeats}
+            )  # fmt: skip
+    return figures
 
 
 def cache(options: Any) -> list[dict[str, Any]]:
@@ -249,10 +287,12 @@ def steps(options: Any) -> list[dict[str, Any]]:
 
 
 def inpaint(options: Any) -> list[dict[str, Any]]:
-    """Held-out scenes with one thing covered by a grey box; redrawn with caption and without."""
+    """Held-out scenes with one thing covered by a grey box; redrawn with caption and without, as
+    `decode mvtm --blend` does (the best of several candidates), and by one candidate."""
     loaded = load_checkpoint(find_checkpoint(options.checkpoint, "mvtm"), "mvtm")
     rng, n = np.random.default_rng(0), options.num
-    pictures, scenes, lines = [], [], []
+    pictures, scenes = [], []
+    lines: dict[str, list[str]] = {language: [] for language in LANGUAGES}
     hole = torch.zeros(n, 1, 32, 32, dtype=torch.bool)
     for i in range(n):
         scene, layout = draw_scene(rng, "test")
@@ -263,27 +303,38 @@ def inpaint(options: Any) -> list[dict[str, Any]]:
         hole[i, 0][box] = True
         pictures.append(torch.from_numpy(image).permute(2, 0, 1).float() / 127.5 - 1)
         scenes.append(scene.canonical())
-        lines.append(caption(scene, "en", rng))
+        for language, told in lines.items():
+            told.append(caption(scene, language, rng))
     x_0 = torch.stack(pictures)
     given = {"x_0": x_0, "hole": hole}
-    settings = sample_settings(loaded, {"blend": True}, DecodeConfig)
-    text = {"text": loaded.backend.captions.rows(lines)}
-    told = drawn(loaded, n, settings, given | text)
-    free = drawn(loaded, n, settings, given)
+    before = to_uint8(x_0)
     outside = ~hole.permute(0, 2, 3, 1).numpy().repeat(3, axis=3)
-    read = [read_scene(image) for image in told]
-    right = [
-        seen is not None and seen.canonical() == want
-        for seen, want in zip(read, scenes, strict=True)
-    ]
-    values = {
-        "right with its caption": np.mean(right),
-        "valid without one": np.mean([read_scene(image) is not None for image in free]),
-        "valid while covered": np.mean([read_scene(image) is not None for image in to_uint8(x_0)]),
-        "pixels outside that changed": np.mean((told != to_uint8(x_0))[outside]),
-    }
-    return [{"metric": f"inpaint[{k}]", "value": float(v), "n": n, "seed": 0}
-            for k, v in values.items()]  # fmt: skip
+    figures = []
+
+    def tell(what: str, value: Any, **settings: int) -> None:
+        facts = {"value": float(value), "n": n, "seed": 0} | settings
+        figures.append({"metric": f"inpaint[{what}]"} | facts)
+
+    tell("valid while covered", np.mean([read_scene(image) is not None for image in before]))
+    usual = sample_settings(loaded, {"blend": True}, DecodeConfig)
+    for settings in (usual, replace(usual, candidates=1)):
+        made = {"candidates": settings.candidates, "steps": settings.steps}
+        for language, told in lines.items():
+            text = {"text": loaded.backend.captions.rows(told)}
+            images = drawn(loaded, n, settings, given | text)
+            right = [
+                (seen := read_scene(image)) is not None and seen.canonical() == scene
+                for image, scene in zip(images, scenes, strict=True)
+            ]
+            name = f"with its caption, {language}, {settings.candidates} candidates"
+            tell(f"right {name}", np.mean(right), **made)
+            tell(
+                f"pixels outside that changed {name}", np.mean((images != before)[outside]), **made
+            )
+        free = drawn(loaded, n, settings, given)
+        valid = np.mean([read_scene(image) is not None for image in free])
+        tell(f"valid without one, {settings.candidates} candidates", valid, **made)
+    return figures
 
 
 def drawn(loaded: Any, n: int, settings: Any, given: dict[str, Tensor]) -> np.ndarray:

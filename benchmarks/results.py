@@ -10,6 +10,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results.jsonl"
+RUN = ("gentool", "recipes", "checkpoints", "benchmarks/*.py", "pyproject.toml")
 
 
 def append(name: str, command: str, figures: list[dict[str, Any]]) -> None:
@@ -30,11 +31,14 @@ def read() -> list[dict[str, Any]]:
 
 
 def commit() -> str:
-    """The commit that is measured."""
-    run = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=HERE, capture_output=True, text=True
-    )
-    return run.stdout.strip() or "unknown"
+    """The commit that is measured; "-dirty" where what is run differs from it."""
+
+    def git(*words: str) -> str:
+        run = subprocess.run(["git", *words], cwd=HERE.parent, capture_output=True, text=True)
+        return run.stdout.strip()
+
+    changed = git("status", "--porcelain", "--", *RUN)
+    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if changed else "")
 
 
 def machine() -> str:

@@ -50,9 +50,9 @@ def has_bf16(device: torch.device) -> bool:
 def use_bf16(precision: str, device: torch.device) -> bool:
     """What `--precision auto|fp32|bf16` means on this device. Raises UsageError.
 
-    `auto` is bf16 on a GPU that multiplies it. On a CPU that does, transformers train faster by it
-    and small U-Nets slower (benchmarks/precision.py), and what a seed draws would differ from one
-    CPU to the next by more than rounding; so there it is fp32.
+    `auto` is bf16 on a GPU that multiplies it. On a CPU that does, training is up to a quarter
+    faster by it (benchmarks/precision.py), but what a seed draws would differ from one CPU to the
+    next by more than rounding; so there it is fp32.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"--precision {precision}", nearest(precision, PRECISIONS))

@@ -10,6 +10,7 @@ import pytest
 
 from gentool.cli import console as module
 from gentool.cli.console import Console
+from gentool.cli.pace import Pace
 
 
 def test_elsewhere_progress_is_a_line_every_five_seconds(capsys, monkeypatch):
@@ -18,10 +19,25 @@ def test_elsewhere_progress_is_a_line_every_five_seconds(capsys, monkeypatch):
     console = Console()
     for now in (1, 4.9, 5, 9.9, 10):
         console.progress(int(now), 20, {"loss": "0.5"})
-    assert capsys.readouterr() == ("", "5/20  loss 0.5\n10/20  loss 0.5\n")
+    assert capsys.readouterr() == (
+        "", "5/20  loss 0.5  left 0:15\n10/20  loss 0.5  left 0:10\n"
+    )  # fmt: skip
     console.quiet, now = True, 99
     console.progress(19, 20, {})
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_time_left_is_that_of_the_count_that_is_told_of(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(module.time, "monotonic", lambda: now)
+    pace = Pace()
+    assert pace.left(7, 10) == "", "as after a resume: nothing was seen of the first seven"
+    now += 60
+    assert pace.left(8, 10) == "2:00"
+    now += 3600
+    assert pace.left(1, 1000) == "" == pace.left(1, 0)
+    now += 5
+    assert pace.left(2, 1000) == "1:23:10"
 
 
 def on_a_terminal(code: str, **env: str) -> tuple[bytes, bytes]:

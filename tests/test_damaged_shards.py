@@ -2,11 +2,14 @@
 
 import gzip
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tars import loaded, png, record, shard
 
+from gentool.data.config import ImageData
+from gentool.data.holdout import training_texts
 from gentool.errors import BadDataError
 
 
@@ -100,3 +103,16 @@ def test_a_stand_in_is_of_the_same_window_and_moves_nothing(tmp_path, window):
     bad = shard(tmp_path / "x.tar", members)
     keys = [[e.key.split()[1] for e in loaded(p, 24, on_error="skip")[0]] for p in (whole, bad)]
     assert keys[1] == ["k6" if key == "k5" else key for key in keys[0]]
+
+
+@pytest.mark.parametrize(("damage", "captions"), [("cut", 2), ("header", 3), ("no json", 5)])
+def test_captions_are_collected_up_to_where_a_shard_is_damaged(tmp_path, damage, captions):
+    path = broken(tmp_path, damage)
+    (tmp_path / "whole").mkdir()
+    shard(tmp_path / "whole/y.tar", [m for k in range(6) for m in record(f"y{k}", k)])
+    spec = (str(path), f"{tmp_path}/whole/y.tar")
+    config = ImageData(spec=spec, image_size=4, caption_column="en", on_error="skip")
+    found = list(training_texts(config, "both"))
+    assert len(found) == captions + 5, "one is held out"
+    with pytest.raises(BadDataError, match="x.tar"):
+        list(training_texts(replace(config, on_error="stop"), "both"))

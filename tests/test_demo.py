@@ -52,7 +52,7 @@ def test_the_tour_trains_and_draws_and_shows_it(cli, package, tiny_run):
     # The commands on the page are those that were run, and the figures those that they print.
     typed = [line[2:] for line in result.err.splitlines() if line.startswith("$ ")]
     told = re.sub(r"<[^>]*>", "", page.split('id="commands"')[1])
-    assert len(typed) == 11 and all(c in told for c in typed if "mvtm.jsonl" not in c)
+    assert len(typed) == 15 and all(c in told for c in typed if "mvtm.jsonl" not in c)
     figures = cli("eval", "scenes", "--images", pipe / "ddpm/", "--captions", captions, "--json")
     shares = [f"<td>{record['value']:.2f}</td>" for record in figures.records[:2]]
     assert all(share in page.split("<h2>Figures")[1] for share in shares)
@@ -71,6 +71,10 @@ def test_the_tour_trains_and_draws_and_shows_it(cli, package, tiny_run):
     assert 'alt="mvtm: ' in page and 'alt="ddpm: ' not in page
     assert len(list((pipe / "mvtm").iterdir())) == 1 and "of 1 by mvtm" in page
     assert page.count('<div class="trace"') == 3 and page.count("<script>") == 1
+    grids = [Path("gentool-demo/trained-here", f"{n}.png") for n in ("mvtm", "mvtm-shipped")]
+    shown = page.split('<div class="grids">')
+    assert all(base64.b64encode(grid.read_bytes()).decode() in shown[-1] for grid in grids)
+    assert len(shown) == 3 and "ddpm, as shipped" in shown[1] and "mvtm, after 1 steps" in shown[2]
     assert "default-src 'none'" in page and "://" not in page
     for target in re.findall(r"(?:src|href)=\"([^\"]*)\"", page):
         assert target.startswith(("data:image/png;base64,", "#"))

@@ -274,13 +274,34 @@ def test_a_signal_stops_it_after_a_batch(distill, tmp_path, monkeypatch, window,
     assert distill(tmp_path / "out", "-q", "--beam", 1).code == 0
 
 
+def test_what_a_killed_training_of_a_teacher_left_is_gone_on_with(distill, tmp_path, window):
+    out = tmp_path / "out"
+    (out / "teacher").mkdir(parents=True)
+    (out / ".teacher.lock").touch()
+    assert distill(out, "-q", "--beam", 1).code == 0
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/mine.txt").touch()
+    assert distill(tmp_path / "other", "-q").code == 2
+
+
+def test_of_a_part_the_score_is_of_pairs_that_the_teacher_held_out(distill, corpus, tmp_path):
+    data = PairData(spec=(str(corpus),))
+    parts = {n: distillation.open_corpus(data, n) for n in (None, 40)}
+    assert parts[None].unseen == parts[None].held_out
+    part = parts[40]
+    assert part.unseen == {i for i in parts[None].held_out if i < 40} & part.held_out
+    found = {r["metric"]: r for r in distill(tmp_path / "out", "--num", 40, "--json").records}
+    assert found.get("bleu", {"n": 0})["n"] == len(part.unseen)
+    assert found["bleu[train]"]["n"] == 40 - len(part.held_out)
+
+
 def test_no_more_time_keeps_what_is_done(distill, tmp_path, window, monkeypatch):
     out = tmp_path / "out"
     clock = iter([0.0] + [1.0] * 6 + [99.0] * 99)
     monkeypatch.setattr("gentool.cli.distill.time.monotonic", lambda: next(clock))
     result = distill(out, "--max-time", "10s", "-b", 300)
     assert result.code == 0 and result.out == "" and "the same command goes on" in result.err
-    assert json.loads((out / "report.json").read_text())["done"] < 60
+    assert 0 < json.loads((out / "report.json").read_text())["done"] < 60
     monkeypatch.undo()
     monkeypatch.setattr(distillation, "WINDOW", 16)
     assert distill(out, "-q", "-b", 300).code == 0

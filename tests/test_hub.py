@@ -5,7 +5,9 @@ import pytest
 from conftest import weights_of
 from tars import loaded, places, png, tars
 
+from gentool.data.config import TextData
 from gentool.data.stream import open_stream
+from gentool.data.text import open_texts
 from gentool.errors import BadDataError
 
 
@@ -67,3 +69,20 @@ def test_a_damaged_file_of_the_hub(hub, tmp_path):
     assert (
         len({e.key for e in examples}) == 10 and loader.skipped >= 1 and "cannot be read" in told[0]
     )
+
+
+def test_a_column_may_have_a_dot_in_its_name(tmp_path):
+    folder = tmp_path / "set"
+    datasets.Dataset.from_dict({"meta.title": ["one", "two"]}).to_parquet(folder / "train.parquet")
+    assert [text.text for text in open_texts(TextData(spec=(f"hf:{folder}",)))] == ["one", "two"]
+
+
+def test_parts_of_a_data_set_are_known_by_their_files(hub, tmp_path):
+    for part in ("train", "test"):
+        rows = datasets.Dataset.from_dict({"text": [part] * 3})
+        rows.to_parquet(tmp_path / "both" / f"{part}.parquet")
+    spec = f"hf:{tmp_path}/both:train+test"
+    before = open_texts(TextData(spec=(spec,)))
+    assert before.size == 6
+    datasets.Dataset.from_dict({"text": ["other"] * 3}).to_parquet(tmp_path / "both/test.parquet")
+    assert open_texts(TextData(spec=(spec,))).fingerprint != before.fingerprint

@@ -109,7 +109,7 @@ def test_a_sheet_is_a_new_one(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("data.png", "data-2.png"):
         result = cli("data", "show", "scenes", "-n", 2)
-        assert result.code == 0 and f"sheet: {name}" in result.err
+        assert result.code == 0 and result.out.splitlines()[-1] == f"sheet: {name}"
     (tmp_path / "texts.txt").write_text("a\n")
     result = cli("data", "show", "texts.txt", "--out", "x.png")
     assert result.code == 2 and "--out is for pictures" in result.err

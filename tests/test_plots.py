@@ -17,6 +17,8 @@ def test_curves_of_several_runs(cli, tiny_run, text_run, tmp_path):
     one, two = tmp_path / "one.png", tmp_path / "two.png"
     result = cli("inspect", tiny_run, "--plot", one)
     assert result.code == 0 and result.out.strip() == str(one) and result.err == ""
+    state = sorted((tiny_run / "state").iterdir())[-1]
+    assert cli("inspect", state, "--plot", tmp_path / "state.png").code == 0
     result = cli("inspect", tiny_run, text_run, "--plot", two, "--json")
     assert result.code == 0 and result.records == [{"path": str(two)}]
     assert pixels(one).shape[0] > 500 and pixels(one).std() > 5

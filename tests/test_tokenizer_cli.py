@@ -65,6 +65,10 @@ def test_train_show_encode_decode(cli, texts, tmp_path, kind, size):
     sized = ["--size", size] if size else []
     result = cli("tokenizer", "train", "--kind", kind, "--data", texts, "--out", out, *sized)
     assert result.code == 0 and result.out == f"{out}\n", result.err
+    ids = tmp_path / "ids.txt"
+    ids.write_text(f"{'0' * 20}5\n5\n")
+    padded, plain = cli("tokenizer", "decode", "-t", out, ids).out.splitlines()
+    assert padded == plain
     [shown] = cli("tokenizer", "show", out, "--json", "-n", 5).records
     assert shown["kind"] == kind and shown["hash"] == load(out).hash
     assert shown["tokens"] == ["<pad>", "<unk>", "<bos>", "<eos>", "<mask>"]

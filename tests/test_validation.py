@@ -123,6 +123,10 @@ def test_other_data_have_columns_and_records_of_their_own(tmp_path):
     assert held_out[0].text == "three"
     shards = ImageData(spec=("a.tar",), where=("width>=64",), validation=("photos",))
     assert elsewhere(shards, shards.validation).where == ()
+    shards = ImageData(spec=("a.tar",), image_column="png", caption_column="de")
+    assert elsewhere(shards, ("b.tar",)).caption_column == "de"
+    other = elsewhere(shards, ("photos",))
+    assert (other.image_column, other.caption_column) == ("", "")
 
 
 def test_distilling_holds_nothing_out_where_others_are_validated_on(tmp_path):

@@ -151,6 +151,23 @@ def test_an_encoder_at_rest_is_not_moved_by_momentum(cli, recipe, tmp_path):
     assert "codebook_usage" not in warm and last["codebook_usage"] > 0
 
 
+def test_eval_tells_what_pictures_lose_and_shows_it(cli, recipe, run, tmp_path):
+    both = tmp_path / "both.png"
+    result = cli("eval", "vq", "-c", run, "--num", 40, "--pictures", both, "--json")
+    assert result.code == 0, result.err
+    found = {record["metric"]: record["value"] for record in result.records}
+    assert found.keys() >= {"loss", "psnr", "codebook_usage", "codebook_perplexity"}
+    assert found["psnr"] > 10 and 0 < found["codebook_usage"] <= 1
+    assert Image.open(both).size == (8 * 34 - 2, 8 * 34 - 2), "32 of them, each twice"
+    assert cli("eval", "vq", "-c", run, "--num", 8, "--gate", "psnr>=99", "-q").code == 7
+    assert cli("eval", "vq", "-c", run, "--pictures", tmp_path / "x.gif").code == 2
+    warm = tmp_path / "warm"
+    arguments = ("--set", "quantizer.start=0.5", "--set", "quantizer.entropy=0", "--stop-at", 5)
+    assert cli("train", "vq", "--recipe", recipe, "--out", warm, *arguments).code == 0
+    result = cli("eval", "vq", "-c", warm, "--metric", "reconstruction")
+    assert result.code == 4 and "no codes yet" in result.err
+
+
 def test_tokenizer_train_is_the_same_run(cli, recipe, run, tmp_path):
     out = tmp_path / "tokens"
     result = cli(

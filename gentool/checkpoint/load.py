@@ -1,5 +1,7 @@
 """From a checkpoint's name to a backend with its trained network."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,20 +80,28 @@ def load_checkpoint(folder: Path | str, backend: str) -> Loaded:
                 f"{folder}: only one of config.json and the weights knows of a tokenizer"
             )
         make = backend_class(backend)
-        implementation = make(config, tokenizer) if tokenizer else make(config)
+        with needed():
+            implementation = make(config, tokenizer) if tokenizer else make(config)
         check_frozen_encoder(run_config, implementation)
         with torch_seed("unused"):
             network = implementation.network()
         load_sampling_tensors(network, tensors)
-    except MachineError as error:  # of the Hub: what the checkpoint needs is not here
-        raise NotFoundError(
-            str(error), "a connection to the Hub, or the folder that it was trained with"
-        ) from None
     except (UsageError, RuntimeError, KeyError) as error:
         raise BadCheckpointError(
             f"{folder}: its weights do not fit its config.json: {error}"
         ) from None
     return Loaded(folder, run_config, config, implementation, network.eval(), step, tokenizer)
+
+
+@contextmanager
+def needed() -> Iterator[None]:
+    """Of what a checkpoint leans on: that the Hub cannot be reached is NotFoundError."""
+    try:
+        yield
+    except MachineError as error:
+        raise NotFoundError(
+            str(error), "a connection to the Hub, or the folder that it was trained with"
+        ) from None
 
 
 def frozen_encoder(backend: Backend) -> str:

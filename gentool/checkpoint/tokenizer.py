@@ -74,6 +74,6 @@ def _trained(folder: Path) -> Any:
         raise BadCheckpointError(
             f"{folder} has no codes yet: it stands at step {loaded.step}, in the share "
             "quantizer.start of its steps",
-            f"gentool train vq --resume latest --out {folder}",
+            f"gentool train vq --resume latest --out {run_of(folder)}",
         )
     return tokenizer_of(loaded.network, loaded.config.model, loaded.config.data)

@@ -5,12 +5,13 @@ those the first is told, whichever process meets it.
 """
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
+
+from gentool.cli.pace import Pace
+from gentool.cli.processes import first_to_fail, rank, several
 
 EVERY = 5.0  # seconds between progress lines where standard error is not a terminal
 
@@ -26,10 +27,11 @@ class Console:
         self._bar: Any = None
         self._task: Any = None
         self._last = time.monotonic()
+        self._pace = Pace()
 
     def result(self, line: str) -> None:
         """A line of the command's result."""
-        if _rank():
+        if rank():
             return
         self.make_way()
         sys.stdout.write(line + "\n")
@@ -51,15 +53,18 @@ class Console:
     def error(self, message: str, hint: str = "") -> None:
         """Why the command failed, and what to do about it."""
         self.stop()
-        if several() and not _first_to_fail():
+        if several() and not first_to_fail():
             return
-        where = f"process {_rank()}: " if _rank() else ""
+        where = f"process {rank()}: " if rank() else ""
         sys.stderr.write(f"error: {where}{_one_line(message)}\n" + (f"  {hint}\n" if hint else ""))
 
     def progress(self, done: int, total: int, fields: dict[str, str]) -> None:
-        """A bar on a terminal, a line every few seconds elsewhere. A total of 0 is not known."""
-        if self.quiet or self.playing or _rank():
+        """A bar on a terminal, a line every few seconds elsewhere, with the time left. A total of
+        0 is not known."""
+        if self.quiet or self.playing or rank():
             return
+        if left := self._pace.left(done, total):
+            fields = fields | {"left": left}
         if sys.stderr.isatty():
             self._draw_bar(done, total, fields)
         elif time.monotonic() - self._last >= EVERY:
@@ -87,7 +92,7 @@ class Console:
             self._bar = None
 
     def _line(self, message: str) -> None:
-        if _rank():
+        if rank():
             return
         if self._bar is not None:
             self._bar.console.print(message, markup=False, highlight=False)
@@ -114,31 +119,6 @@ class Console:
         self._bar.update(self._task, completed=done, total=total or None, text=text)
         if done >= total > 0:
             self.stop()
-
-
-def several() -> bool:
-    """Whether a launcher started more processes than this one."""
-    return os.environ.get("WORLD_SIZE", "1") != "1"
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", 0)) if several() else 0
-
-
-def _first_to_fail() -> bool:
-    """Whether no other process failed before this one: those after it fail alike, or of its end.
-
-    The launcher's own store counts them; it outlives the processes.
-    """
-    from torch.distributed import TCPStore
-
-    try:
-        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return bool(store.add(f"gentool/failed/{attempt}", 1) == 1)
-    except (KeyError, ValueError, RuntimeError):
-        return True  # no store: better told twice than not at all
 
 
 def _one_line(text: str) -> str:

@@ -135,7 +135,8 @@ def show(
     path = write_picture(contact_sheet(numbers, examples, 6), Path(out) if out else None, "data")
     for number, example in zip(numbers, examples, strict=True):
         console.result(describe(number, example, source.labels))
-    console.info(f"sheet: {path}")
+    tell = console.info if out else console.result  # the place was chosen here, so it is a result
+    tell(f"sheet: {path}")
 
 
 def _config(section: type[Section], spec: str, assign: list[str] | None) -> Section:

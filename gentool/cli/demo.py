@@ -3,24 +3,24 @@
 import io
 import json
 import os
-import shlex
 import shutil
-import time
-from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gentool.cli.console import console
 from gentool.cli.options import count
-from gentool.errors import BadCheckpointError, BadDataError, NotFoundError, UsageError
+from gentool.cli.typed import typed
+from gentool.errors import UsageError
 
 if TYPE_CHECKING:
     from gentool.render.tour import Tour, Verdicts
 
+DRAW = ("ddpm", "mvtm")  # pictures
 TRAINED, PIPE, PAGE = "trained-here", "pipe", "tour.html"
 MOMENT = "30s"  # of training for each, at most
+GRID = "8"  # pictures of each backend that draws them, after its moment and as shipped
 SHORT = ("train.warmup_steps=10", "train.log_every=2", "train.validation_examples=32")
 
 
@@ -70,11 +70,26 @@ def _train(tour: "Tour", name: str, folder: Path, steps: int) -> None:
     tokens = [f"tokenizer.image={folder / 'vq'}"] if name == "mvtm" else []
     settings = [word for value in (*SHORT, *tokens) for word in ("--set", value)]
     length = ("--steps", str(steps), "--max-time", MOMENT)
-    done = _type(tour, "train", name, *length, *settings, "--out", str(run), "--overwrite")
+    done = typed(tour.commands, "train", name, *length, *settings, "--out", str(run), "--overwrite")
     losses = [(r["step"], r["loss"]) for r in Log(run).records() if "loss" in r]
     if done and losses:  # a busy machine may not get to a step in time, or to the codes for mvtm
-        tour.trainings.append(Training(name, tour.commands[-1][1], losses))
+        training = Training(name, tour.commands[-1][1], losses)
+        tour.trainings.append(training)
         console.info(f"loss {losses[0][1]:.3g} at first, {losses[-1][1]:.3g} at last\n")
+        if name in DRAW:
+            training.grids = _grids(tour, name, run)
+
+
+def _grids(tour: "Tour", name: str, run: Path) -> list[bytes]:
+    """PNG files: what the run draws now, and what the checkpoint that ships draws; or nothing."""
+    drawn = []
+    for target, checkpoint in ((run.with_suffix(".png"), ["-c", str(run)]),
+                               (run.with_name(f"{name}-shipped.png"), [])):  # fmt: skip
+        arguments = ("sample", name, *checkpoint, "-n", GRID, "--out", str(target))
+        if not typed(tour.commands, *arguments):
+            return []
+        drawn.append(target.read_bytes())
+    return drawn
 
 
 def _pipe(tour: "Tour", folder: Path, num: int) -> None:
@@ -86,7 +101,7 @@ def _pipe(tour: "Tour", folder: Path, num: int) -> None:
     if not _stage(tour, folder, "decode", "mask-predict", str(captions), "--out", str(translated)):
         return
     tour.translations = translated.read_text(encoding="utf-8").split("\n")[:-1]
-    for name in ("ddpm", "mvtm"):
+    for name in DRAW:
         drawn = folder / name
         if _stage(tour, folder, "decode", name, str(translated), "--out", f"{drawn}/"):
             tour.pictures[name] = [file.read_bytes() for file in sorted(drawn.glob("*.png"))]
@@ -101,7 +116,7 @@ def _stage(tour: "Tour", folder: Path, verb: str, backend: str, *arguments: str)
     from gentool.trace import Trace
 
     kept = folder / f"{backend}.jsonl"
-    if not _type(tour, verb, backend, *arguments, "--trace", str(kept)):
+    if not typed(tour.commands, verb, backend, *arguments, "--trace", str(kept)):
         return False
     if kept.is_file():
         trace = records.read(kept)
@@ -116,30 +131,10 @@ def _judge(tour: "Tour", images: Path, texts: Path) -> "Verdicts | None":
 
     files = ("--images", f"{images}/", "--captions", str(texts))
     printed = io.StringIO()  # figures come first, then whether a caption is of no scene
-    _type(tour, "eval", "scenes", *files, "--json", printed=printed)
+    typed(tour.commands, "eval", "scenes", *files, "--json", printed=printed)
     told = [json.loads(line) for line in printed.getvalue().splitlines()]
     each = [record for record in told if record["metric"].startswith("scene_right[")]
     names = ("scene_accuracy", "scene_validity")
     figures = {r["metric"]: r["value"] for r in told if r["metric"].startswith(names)}
     right, shows = [bool(r["value"]) for r in each], [r["settings"]["shows"] for r in each]
     return Verdicts(figures, right, shows) if told else None
-
-
-def _type(tour: "Tour", *arguments: str, printed: TextIO | None = None) -> bool:
-    """Run a command as if it were typed; what it prints goes to `printed`. False where it failed,
-    as where no checkpoint is shipped."""
-    from gentool.cli.main import app
-
-    console.arguments, command = arguments, shlex.join(["gentool", *arguments])
-    console.info(f"$ {command}")
-    quiet, began = ["--quiet"] if console.quiet else [], time.monotonic()
-    try:
-        with redirect_stdout(printed or io.StringIO()):
-            if app([*arguments, *quiet], prog_name="gentool", standalone_mode=False) == 130:
-                raise KeyboardInterrupt  # of which Typer makes that
-        return True
-    except (NotFoundError, BadCheckpointError, BadDataError, UsageError) as error:
-        console.warn(f"left out: {error}\n")
-        return False
-    finally:
-        tour.commands.append((command, time.monotonic() - began))

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from gentool.cli import options
-from gentool.cli.console import console, several
+from gentool.cli.console import console
 from gentool.cli.figures import report
 from gentool.cli.options import count, flag, value
+from gentool.cli.processes import several
 from gentool.cli.translate import BatchTokens
 from gentool.cli.values import assigned, environment, parse_time
 from gentool.errors import Interrupted, Terminated, UsageError
@@ -87,6 +88,7 @@ def distill(
     from gentool.teacher import Config
     from gentool.teacher import distill as corpus
     from gentool.teacher.generate import open_teacher, translated_data
+    from gentool.training.plan import over
     from gentool.training.run import held
     from gentool.training.signals import stop_request
 
@@ -103,7 +105,7 @@ def distill(
         name, tree = read_recipe(recipe or default_recipe("teacher"))
         if tree.pop("backend") != "teacher":
             raise UsageError(f"recipe {name} is not for a teacher", "gentool list recipes")
-    config = build(Config, merge(tree, given))
+    config = build(Config, over(tree, given))
     corpus.open_pairs(config.data, num)
     run = out / corpus.TEACHER
     if not teacher and not _train(name, tree, given, recipe is not None, run, device, deadline):
@@ -137,12 +139,11 @@ def _train(
     name: str, tree: Tree, given: Tree, named: bool, run: Path, device: str, deadline: float | None
 ) -> bool:
     """Train the teacher, or go on with it; False if its last step is not reached in time."""
+    from gentool.checkpoint.config import read_config
     from gentool.checkpoint.state import reached
-    from gentool.teacher import Config
     from gentool.training import start
     from gentool.training.plan import Plan
 
-    steps = build(Config, merge(tree, given)).train.steps
     plan = Plan("teacher", name, tree, given, environment(), named, run, "auto", again=AGAIN)
     start.train(plan, device, None, deadline, console)  # of one that is done, what a crash left
-    return reached(run, steps)
+    return reached(run, read_config(run).config["train"]["steps"])

@@ -1,11 +1,10 @@
 """`gentool eval BACKEND` for the backends that draw."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
-from gentool.checkpoint.atomic import check_place
 from gentool.cli import options
 from gentool.cli.console import console
+from gentool.cli.evaluate_tokenizer import Pictures, check_pictures
 from gentool.cli.figures import (
     Gate,
     HeldOut,
@@ -19,7 +18,6 @@ from gentool.cli.figures import (
 )
 from gentool.cli.options import count, value
 from gentool.cli.sample_text import Classifier, Control, check_steering
-from gentool.errors import UsageError
 from gentool.registry import Options, options_module
 
 
@@ -44,9 +42,7 @@ def evaluate(
     control: Control = None,
     classifier: Classifier = None,
     num: Annotated[int, count("Samples and examples.", show_default=True)] = 512,
-    pictures: Annotated[
-        Path | None, value("x.png", "Pictures, each beside its reconstruction, go here.")
-    ] = None,
+    pictures: Pictures = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 64,
     device: options.Device = "auto",
@@ -65,10 +61,7 @@ def evaluate(
     check_syntax(gate)
     if options_module(backend).KIND == "text":
         check_steering(settings, control, classifier)
-    if pictures and pictures.suffix != ".png":
-        raise UsageError(f"--pictures {pictures}: pictures are written as PNG", "--pictures x.png")
-    if pictures:
-        check_place(pictures)
+    check_pictures(pictures)
     for option, given, uses in (
         ("--pictures", pictures, ["reconstruction"]),
         ("--judge", judge, ["judge"]),

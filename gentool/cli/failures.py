@@ -5,7 +5,8 @@ import os
 import sys
 import time
 
-from gentool.cli.console import console, several
+from gentool.cli.console import console
+from gentool.cli.processes import several
 from gentool.errors import GentoolError, Interrupted, Terminated
 
 _OS_HINTS = {

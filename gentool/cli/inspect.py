@@ -103,10 +103,12 @@ def _trace_facts(path: Path) -> dict[str, Any]:
 
 
 def _draw_curves(runs: dict[str, Path], target: str, as_json: bool) -> None:
+    from gentool.checkpoint.config import run_of
     from gentool.render.plots import check_plot_target, curves
     from gentool.training.run import Log
 
     check_plot_target(target)
+    runs = {name: run_of(place) for name, place in runs.items()}
     for name, folder in runs.items():
         if not (folder / "log.jsonl").is_file():
             raise NotFoundError(f"{name} has no log.jsonl, so there are no curves")

@@ -77,7 +77,7 @@ def _recipes() -> dict[str, str]:
 
 
 def _first_comment(path: Any) -> str:
-    return str(path.read_text().splitlines()[0]).removeprefix("# ")
+    return str(path.read_text(encoding="utf-8").splitlines()[0]).removeprefix("# ")
 
 
 def _checkpoints() -> dict[str, str]:

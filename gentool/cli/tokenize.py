@@ -80,12 +80,13 @@ def _rows(inputs: str, size: int) -> Iterator[list[int]]:
     for number, line in enumerate(stream_lines(inputs), start=1):
         ids = []
         for word in line.split():
-            if not (word.isascii() and word.isdecimal() and int(word[:12]) < size):
+            digits = word.lstrip("0") or "0"
+            if not (word.isascii() and word.isdecimal() and int(digits[:12]) < size):
                 raise BadDataError(
                     f"{place(inputs)} line {number}: {word[:40]!r} is not an id",
                     f"ids are 0 to {size - 1}, white space between them",
                 )
-            ids.append(int(word))
+            ids.append(int(digits))
         yield ids
 
 

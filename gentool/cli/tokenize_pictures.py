@@ -55,6 +55,8 @@ def train(data: list[str], out: Path, size: int | None, assign: list[str]) -> No
         given = merge(given, {"model": {"codes": size}})
     name, tree = read_recipe("vq-scenes")
     del tree["backend"]
+    if "scenes" not in data:
+        console.info(f"{name} is made for the built-in world; gentool train vq has --recipe")
     again = f"gentool train vq --out {out} --resume latest continues"
     plan = Plan("vq", name, tree, given, environment(), False, out=out, again=again)
     start.train(plan, os.environ.get("GENTOOL_DEVICE") or "auto", None, None, console)

@@ -38,7 +38,10 @@ def train(
     out: Annotated[Path, value("DIR", "The new folder.", "--out", "-o")],
     size: Annotated[
         int | None,
-        value("N", "Size of the vocabulary; at most, for words and char. (default: all there is)"),
+        value(
+            "N",
+            "Size of the vocabulary; words and char: at most. (default: all there is; vq: 2048)",
+        ),
     ] = None,
     min_count: Annotated[
         int, value("N", "Words seen less often are unknown.", min=1, show_default=True)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
-from itertools import chain, islice, takewhile
+from itertools import islice, takewhile
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from gentool.data.tar import is_tar
 from gentool.data.text import Text, has_columns, open_texts
 from gentool.errors import BadDataError, UsageError
 from gentool.rng import generator, seed_of
+from gentool.streams import one_line
 
 MOST = 512  # records held out at the most
 SHARE = 20  # one in so many
@@ -162,8 +163,12 @@ def elsewhere(config: Section, specs: tuple[str, ...], split: str = "") -> Secti
     if isinstance(config, TextData) and not any(map(has_columns, specs)):
         columns = ("text_column", "source_column", "mr_column")
         plain |= {column: "" for column in columns} | {"attributes": ()}
-    elif isinstance(config, ImageData) and not any(map(is_tar, specs)):
-        plain["where"] = ()
+    elif isinstance(config, ImageData):
+        tars = any(map(is_tar, specs))
+        if not tars:
+            plain["where"] = ()
+        if tars != any(map(is_tar, config.spec)):
+            plain |= {"image_column": "", "caption_column": "", "label_column": ""}
     if specs == ("scenes",):
         plain |= {"language": config.language, "split": split or "test"}
     else:
@@ -215,7 +220,8 @@ def _hashes(source: Source[Text], config: TextData) -> np.ndarray:
                 raise BadDataError(str(error), ON_BAD) from error
             hashes[index] = UNREADABLE  # trained on: the loader skips and counts them there
         else:
-            hashes[index] = 0 if text.empty else seed_of(text.source or text.text)
+            # In one line, as `gentool distill` writes it: its corpus is held out of likewise.
+            hashes[index] = 0 if text.empty else seed_of(one_line(text.source or text.text))
     return hashes
 
 
@@ -238,8 +244,8 @@ def _captions(config: ImageData) -> Iterator[str]:
     source, _ = train_and_validation(config)
     reads: Iterable[Callable[[], str]]
     if isinstance(source, Sharded):
-        records = chain.from_iterable(map(source.records, range(source.shards)))
-        reads = (partial(_raw_caption, record) for record in islice(records, ENOUGH))
+        records = islice(_records(source, config), ENOUGH)
+        reads = (partial(_raw_caption, record) for record in records)
     else:
         n = min(ENOUGH, source.size or ENOUGH)
         step = (source.size or n) / n  # a folder's first pictures may be all of one kind
@@ -247,6 +253,16 @@ def _captions(config: ImageData) -> Iterator[str]:
     for read in reads:
         try:
             yield read()
+        except BadDataError as error:
+            if config.on_error == "stop":
+                raise BadDataError(str(error), ON_BAD) from error
+
+
+def _records(source: Sharded, config: ImageData) -> Iterator[Record]:
+    """Those of all shards; of a damaged one that is to be skipped, those before the damage."""
+    for shard in range(source.shards):
+        try:
+            yield from source.records(shard)
         except BadDataError as error:
             if config.on_error == "stop":
                 raise BadDataError(str(error), ON_BAD) from error

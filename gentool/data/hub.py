@@ -86,7 +86,8 @@ class HubTexts:
         rows = _asking(spec, lambda: builder.as_dataset(split=split))
         self.spec = spec
         self.columns = TextColumns(config, spec, rows.column_names, text_columns(rows.features))
-        self.rows = rows.select_columns(sorted({n.split(".")[0] for n in self.columns.used()}))
+        columns = {n if n in rows.column_names else n.split(".")[0] for n in self.columns.used()}
+        self.rows = rows.select_columns(sorted(columns))
         self.size: int | None = len(rows)
         self.fingerprint = _digest(builder, split, str(config.columns()))
         if not self.size:
@@ -127,10 +128,14 @@ def _fetch(path: str) -> bytes:
 
 def _digest(builder: "DatasetBuilder", split: str, features: str) -> str:
     """Of the names of the files and what `datasets` knows of their versions, and the columns."""
-    files = (builder.config.data_files or {}).get(split, [])
-    versions = getattr(files, "origin_metadata", [])
-    names = [os.path.basename(name) for name in files]
-    record = [names, [list(map(str, version)) for version in versions], features]
+    known = builder.config.data_files or {}
+    # "train+test", "train[:10%]": the files of each part
+    lists = [known.get(part.partition("[")[0].strip(), []) for part in split.split("+")]
+    versions = [version for files in lists for version in getattr(files, "origin_metadata", [])]
+    names = [os.path.basename(name) for files in lists for name in files]
+    record: list[Any] = [names, [list(map(str, version)) for version in versions], features]
+    if split not in known:
+        record.append(split)
     return hashlib.blake2b(json.dumps(record).encode(), digest_size=16).hexdigest()
 
 

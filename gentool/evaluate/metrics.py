@@ -70,6 +70,10 @@ METRICS = {
         "fid": Metric(images.fid, _distance("fid"), "extractor", "torchmetrics.image.fid"),
         "kid": Metric(images.kid, _distance("kid"), "extractor", "torchmetrics.image.kid"),
     },
+    "tokens": {
+        "loss": Metric(loss, bench=False),
+        "reconstruction": Metric(tokens.reconstruction, bench=False),
+    },
     "text": {
         "loss": Metric(loss, bench=False),
         "scenes": Metric(texts.scenes, usual=_of_scenes),
@@ -101,7 +105,8 @@ METRICS = {
 def metrics_of(request: Request) -> dict[str, Metric]:
     """Those that the backend of the request has, by name."""
     backend = backend_options(request.loaded.run_config.backend)
-    kind = METRICS[request.kind if request.draws else "pairs"]
+    made = request.kind if request.draws else {"images": "tokens", "text": "pairs"}[request.kind]
+    kind = METRICS[made]
     return {name: metric for name, metric in kind.items() if metric.has(backend)}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gentool.checkpoint.load import Loaded, find_checkpoint, load_checkpoint
+from gentool.checkpoint.tokenizer import find_tokenizer
 from gentool.control import Controls
 from gentool.data.holdout import elsewhere
 from gentool.data.images import open_images
@@ -76,6 +77,13 @@ class Request:
     def judging(self) -> Loaded:
         """What samples are judged by. Raises as `find_checkpoint`."""
         return load_checkpoint(find_checkpoint(self.judge, "judge", "--judge"), "judge")
+
+    @cached_property
+    def image(self) -> Any:
+        """The tokenizer of pictures; of a run of vq that is the run. Raises BadCheckpointError."""
+        if self.loaded.run_config.backend == "vq":
+            return find_tokenizer(str(self.loaded.folder))
+        return self.loaded.backend.image
 
     @cached_property
     def teacher(self) -> Teacher:

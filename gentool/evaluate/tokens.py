@@ -23,7 +23,7 @@ def reconstruction(request: Request) -> list[Figure]:
     """Held-out pictures as the tokenizer gives them back; the first of them go to
     `request.pictures`, each with its reconstruction to the right."""
     loaded = request.loaded
-    image, device = loaded.backend.image, pick_device(request.device)
+    image, device = request.image, pick_device(request.device)
     source, split = request.held_out
     losses = Losses(image.size)
     shown: list[tuple[np.ndarray, np.ndarray]] = []

@@ -11,6 +11,7 @@ from gentool.trace import Frame, Tokens, Trace, View
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.live import Live
     from rich.text import Text
 
 SHARE = 0.05  # of the time, at most, that drawing takes
@@ -23,10 +24,9 @@ class Player:
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
-        from rich.live import Live
 
         self._console = Console(file=stream, highlight=False, legacy_windows=False)
-        self._live = Live(console=self._console, auto_refresh=False)
+        self._live: Live | None = None  # one for each batch: a second start would erase lines
         self._before: dict[int, View] = {}
         self._next = 0.0
 
@@ -38,10 +38,9 @@ class Player:
             return
         drawn = self._drawn(frames, total)
         if self._console.is_terminal:
-            self._live.start()
-            self._live.update(drawn, refresh=True)
+            self._update(drawn)
             if last:
-                self._live.stop()
+                self.stop()
         else:
             self._console.print(drawn)
         self._before |= {frame.sample: frame.view for frame in frames}
@@ -50,7 +49,17 @@ class Player:
 
     def stop(self) -> None:
         """Leave the terminal as it is."""
-        self._live.stop()
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _update(self, drawn: "RenderableType") -> None:
+        from rich.live import Live
+
+        if self._live is None:
+            self._live = Live(console=self._console, auto_refresh=False)
+            self._live.start()
+        self._live.update(drawn, refresh=True)
 
     def _drawn(self, frames: Sequence[Frame], total: int) -> "RenderableType":
         from rich.columns import Columns

@@ -33,6 +33,7 @@ class Training:
     name: str
     seconds: float
     losses: list[tuple[int, float]]  # after so many steps
+    grids: list[bytes] = field(default_factory=list)  # PNG: drawn after it, and by what ships
 
 
 @dataclass
@@ -113,14 +114,17 @@ def _card(tour: Tour, i: int) -> str:
         lines.append(f'<p lang="zh">{html.escape(tour.translations[i])}</p>')
     figures = []
     for backend, files in tour.pictures.items():
-        data = base64.b64encode(files[i]).decode()
-        alt = html.escape(f"{backend}: {tour.captions[i]}")
-        picture = f'<img alt="{alt}" src="data:image/png;base64,{data}">'
+        picture = _picture(files[i], f"{backend}: {tour.captions[i]}")
         verdict = _verdict(tour, backend, i)
         figures.append(f"<figure>{picture}<figcaption>{backend}{verdict}</figcaption></figure>")
     if figures:
         lines.append(f'<div class="pictures">{"".join(figures)}</div>')
     return "\n".join(lines) + "</li>\n"
+
+
+def _picture(png: bytes, alt: str) -> str:
+    data = base64.b64encode(png).decode()
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
 
 
 def _verdict(tour: Tour, backend: str, i: int) -> str:
@@ -173,7 +177,7 @@ def _training(tour: Tour) -> Iterable[str]:
         "<p>Each backend began from nothing on the built-in world, so that you see it learn; "
         "<code>vq</code> is what makes tokens of pictures for <code>mvtm</code>. What is shown "
         "above comes from the checkpoints that ship with gentool: the same recipes, trained for "
-        "longer.</p>"
+        "longer. Below the table are pictures of both.</p>"
     )
     rows = [
         [
@@ -187,6 +191,16 @@ def _training(tour: Tour) -> Iterable[str]:
         for run in tour.trainings
     ]
     yield _table(["", "steps", "seconds", "loss at first", "at last", ""], rows)
+    for run in tour.trainings:
+        if run.grids:
+            yield f'<div class="grids">{"".join(_grids(run))}</div>'
+
+
+def _grids(run: Training) -> Iterable[str]:
+    when_drawn = (f"after {run.losses[-1][0]} steps", "as shipped")
+    for png, when in zip(run.grids, when_drawn, strict=True):
+        caption = f"<figcaption>{run.name}, {when}</figcaption>"
+        yield f"<figure>{_picture(png, f'{run.name}, {when}')}{caption}</figure>"
 
 
 def _curve(losses: Sequence[tuple[int, float]]) -> str:

@@ -9,8 +9,11 @@ The folder that is made:
     teacher/      the run of a teacher that was trained for it
     report.json   settings, how far it is, seconds, and at the end the figures
 
-Pairs are held out by their sources alone, so a student on source.txt,target.txt holds out those
-that the teacher did, and is validated on references. What is decoded is kept window by window.
+Pairs are held out by their sources alone, so a student on source.txt,target.txt holds out the same,
+and is validated on references. Of a part of the data (`num`) these are others than the teacher held
+out: its BLEU on held-out pairs is of those that both did. Of endless data there are none such; then
+it is of pairs that it was trained on, if it was on these data. What is decoded is kept window by
+window.
 """
 
 import io
@@ -24,13 +27,14 @@ from pathlib import Path
 from gentool.checkpoint.atomic import write_file
 from gentool.data.config import PairData
 from gentool.data.holdout import split_texts
-from gentool.data.source import Source, Subset
+from gentool.data.source import Subset
 from gentool.data.text import Text, is_pairs, open_texts
 from gentool.errors import BadCheckpointError, BadDataError, UsageError
 from gentool.evaluate.figures import Figure
 from gentool.evaluate.translation import scores
 from gentool.protocol import Reporter
 from gentool.settings import Tree
+from gentool.streams import one_line
 from gentool.teacher.generate import Teacher
 
 WINDOW = 512  # pairs that are decoded together, sorted by length, and written together
@@ -47,12 +51,13 @@ class Late(Exception):
 class Corpus:
     """The pairs to decode: those that a model would be trained on, and those it would hold out."""
 
-    source: Source[Text]
+    source: Subset[Text]
     indices: list[int]  # of both, in the order of the data
     held_out: set[int]  # those of `indices` that are held out
+    unseen: set[int]  # those of `held_out` that are held out of the whole of the data too
 
 
-def open_pairs(data: PairData, num: int | None) -> Source[Text]:
+def open_pairs(data: PairData, num: int | None) -> Subset[Text]:
     """The pairs of `data`, the first `num` of them if that is given. Raises as the data do, and
     UsageError for single texts, and for endless data without a number."""
     if not is_pairs(data):
@@ -71,7 +76,12 @@ def open_corpus(data: PairData, num: int | None) -> Corpus:
     """The pairs of `data` in two parts. Raises as `open_pairs`."""
     source = open_pairs(data, num)
     trained, held = split_texts(source, data)
-    return Corpus(source, sorted({*trained.indices, *held.indices}), {*held.indices})
+    whole, held_out = source.source, {*held.indices}
+    unseen: set[int] = set()
+    if whole.size is not None:
+        part = source.size != whole.size
+        unseen = held_out & {*split_texts(whole, data)[1].indices} if part else held_out
+    return Corpus(source, sorted({*trained.indices, *held.indices}), held_out, unseen)
 
 
 def distill(
@@ -107,7 +117,7 @@ def distill(
         reporter.info(f"going on with {out} at pair {report['done']} of {len(corpus.indices)}")
     _decode(teacher, corpus, out, report, poll, reporter)
     reporter.info(f"{len(corpus.indices)} pairs in {report['seconds']} s, beam {beam}")
-    figures = _finish(out, settings)
+    figures = _finish(out, settings, endless=corpus.source.source.size is None)
     report["figures"] = [figure.record() for figure in figures]
     _write(out, report)
     return figures
@@ -117,7 +127,7 @@ def check_out(out: Path, overwrite: bool) -> None:
     """Raise UsageError if nothing can be distilled to `out`: it is something else, or done."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file", "choose another --out")
-    if not out.is_dir() or not any(path.name != TEACHER for path in out.iterdir()):
+    if not out.is_dir() or all(_of_teacher(path) for path in out.iterdir()):
         return
     if not (out / REPORT).is_file():
         raise UsageError(f"{out} exists and holds no distilled corpus", "choose another --out")
@@ -126,6 +136,12 @@ def check_out(out: Path, overwrite: bool) -> None:
             f"{out} already holds a distilled corpus",
             "--overwrite replaces it, --out DIR goes elsewhere",
         )
+
+
+def _of_teacher(path: Path) -> bool:
+    """Whether it is there before there is a corpus; so is what a process that was killed while it
+    trained leaves, which is hidden."""
+    return path.name == TEACHER or path.name.startswith(".")
 
 
 def _begin(out: Path, settings: Tree, overwrite: bool) -> Tree:
@@ -172,10 +188,11 @@ def _decode(
             pairs = list(_readable(corpus, window, reporter))
             sources = [pair.source or "" for _, pair in pairs]
             made = teacher.translate(sources, settings["beam"], settings["batch_tokens"], poll)
-            for (part, pair), said in zip(pairs, made, strict=True):
+            for (index, pair), said in zip(pairs, made, strict=True):
+                part = HELD_OUT if index in corpus.held_out else TRAIN
                 line = {
                     "source": pair.source, "reference": pair.text, "teacher": said, "part": part
-                }  # fmt: skip
+                } | ({"unseen": index in corpus.unseen} if part == HELD_OUT else {})  # fmt: skip
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -188,17 +205,17 @@ def _decode(
 
 def _readable(
     corpus: Corpus, window: Sequence[int], reporter: Reporter
-) -> Iterator[tuple[str, Text]]:
-    """The pairs of a window, each with its part; without those that `on_error` says to skip."""
+) -> Iterator[tuple[int, Text]]:
+    """The pairs of a window, each with its index; without those that `on_error` says to skip."""
     for index in window:
         try:
-            yield (HELD_OUT if index in corpus.held_out else TRAIN), corpus.source[index]
+            yield index, corpus.source[index]
         except BadDataError as error:
             reporter.info(f"skipped: {error}")
 
 
-def _finish(out: Path, settings: Tree) -> list[Figure]:
-    """Write the corpus, and measure it."""
+def _finish(out: Path, settings: Tree, endless: bool) -> list[Figure]:
+    """Write the corpus, and measure it. endless: what is held out here was not of a teacher."""
     said: dict[str, list[str]] = {TRAIN: [], HELD_OUT: []}
     references: dict[str, list[str]] = {TRAIN: [], HELD_OUT: []}
     sources, targets = io.StringIO(), io.StringIO()
@@ -206,13 +223,14 @@ def _finish(out: Path, settings: Tree) -> list[Figure]:
     with (out / LINES).open(encoding="utf-8") as file:
         for line in map(json.loads, file):
             part, reference = line["part"], line["reference"]
-            said[part].append(line["teacher"] or "")
-            references[part].append(reference)
+            if part == TRAIN or line["unseen"] or endless:
+                said[part].append(line["teacher"] or "")
+                references[part].append(reference)
             # Where the teacher could not read a source or has nothing to say, the reference stays.
             kept += part == TRAIN and not line["teacher"]
             distilled = (line["teacher"] if part == TRAIN else "") or reference
-            sources.write(line["source"].replace("\n", " ") + "\n")
-            targets.write(distilled.replace("\n", " ") + "\n")
+            sources.write(one_line(line["source"]) + "\n")
+            targets.write(one_line(distilled) + "\n")
     write_file(out / SOURCES, sources.getvalue().encode())
     write_file(out / TARGETS, targets.getvalue().encode())
 
@@ -221,7 +239,8 @@ def _finish(out: Path, settings: Tree) -> list[Figure]:
         n = len(said[part])
         for name, score in scores(said[part], [references[part]]).items() if n else ():
             with_ = settings | ({"signature": score.signature} if score.signature else {})
-            figures.append(Figure(name + label, score.value, n, None, part, with_))
+            split = TRAIN if endless else part
+            figures.append(Figure(name + label, score.value, n, None, split, with_))
     n = len(said[TRAIN])
     changed = sum(map(str.__ne__, said[TRAIN], references[TRAIN])) - kept
     for name, count in {"changed": changed, "kept": kept}.items():

@@ -59,7 +59,8 @@ class Tokenizer(Protocol):
 
 def load(folder: Path | str) -> Any:
     """The tokenizer that `save` wrote to `folder`: a Tokenizer, a VQTokenizer, or both as a
-    PictureTokenizer. Raises NotFoundError or BadCheckpointError."""
+    PictureTokenizer; of pairs with separate vocabularies two, as Sides, which is a Tokenizer of
+    the targets. Raises NotFoundError or BadCheckpointError."""
     folder = Path(folder)
     if (folder / "image").is_dir():
         from gentool.tokenizers.pictures import PictureTokenizer

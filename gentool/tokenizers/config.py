@@ -50,7 +50,9 @@ class PictureTokens(TokenizerConfig):
     )
     recipe: str = setting("vq-scenes", "recipe of the image tokenizer that is trained first")
     cache: str = setting(
-        "", "folder of `gentool tokenizer cache`, trained on in place of the pictures themselves"
+        "",
+        "folder of `gentool tokenizer cache`, trained on in place of the pictures themselves",
+        fixed=False,  # but what is there: it may have been moved
     )
 
 
@@ -75,6 +77,11 @@ def make(config: TokenizerConfig, texts: Callable[[str], Iterable[str]]) -> Toke
         trained = [_train(config, texts(side)) for side in sides]
         return Sides(*trained) if separate else trained[0]
     if config.kind == "huggingface" and not (Path(config.name) / ABOUT).is_file():
+        if separate:
+            raise UsageError(
+                f"tokenizer.name {config.name} is one vocabulary",
+                "--set tokenizer.vocabularies=joint",
+            )
         return pretrained(config.name, config.revision)
     found = load(Path(config.name))
     if found.kind != config.kind:

@@ -190,7 +190,6 @@ class Trainer:
         seen = self.examples
         busy = rate = 0.0
         self._settle()
-        started = time.monotonic()
         with stop_request(self.reporter.info) as request:
             while self.step < end and not self._asked_to_stop(request, limits):
                 began = time.monotonic()
@@ -200,16 +199,8 @@ class Trainer:
                 for name, value in (figures | {"steps": 1}).items():
                     self.sums[name] = self.sums.get(name, 0) + value
                 rate = (self.examples - seen) / busy
-                took = time.monotonic() - started  # saves, validations and samples too
-                self.reporter.progress(
-                    self.step,
-                    end,
-                    {
-                        "loss": f"{figures['loss']:.4f}",
-                        "examples/s": f"{rate:.0f}",
-                        "left": _clock((end - self.step) * took / (self.step - first)),
-                    },
-                )
+                fields = {"loss": f"{figures['loss']:.4f}", "examples/s": f"{rate:.0f}"}
+                self.reporter.progress(self.step, end, fields)
                 if self._due(train.log_every) or self.step == 1:
                     self._log(run, rate)
                 if self._due(train.save_every):
@@ -391,10 +382,3 @@ class Trainer:
             folder.mkdir(exist_ok=True)
             with contextlib.suppress(Enough):
                 self.backend.preview(self.ema.module, folder, f"step-{self.step:08d}", poll)
-
-
-def _clock(seconds: float) -> str:
-    """3725 -> "1:02:05"."""
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"

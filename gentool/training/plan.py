@@ -70,7 +70,7 @@ def resolve(plan: Plan, reporter: Reporter) -> Resolved:
     found = find_state(plan.folder, plan.resume, reporter.info) if plan.resume else None
     if found is None:
         begun_with = merge(plan.tree, plan.environment)
-        config = _complete(plan, build(config_class, _over(begun_with, plan.given)))
+        config = _complete(plan, build(config_class, over(begun_with, plan.given)))
         check_new(plan.folder, plan.overwrite)
         return Resolved(config, plan.recipe, plan.folder)
     run, state = found
@@ -102,7 +102,7 @@ def _continued(plan: Plan, run: Path, saved: RunConfig) -> Any:
         found = {"train.seed", "train.precision", "model.text.revision"}
         own = _only(saved.config, free | found)
         given = merge(own, plan.given)
-        config = _complete(plan, build(config_class, _over(plan.tree, given)))
+        config = _complete(plan, build(config_class, over(plan.tree, given)))
     else:
         config = build(config_class, merge(saved.config, plan.given))
     check_same(run, saved, to_tree(config), free)
@@ -118,7 +118,7 @@ def _only(tree: Tree, keys: set[str], prefix: str = "") -> Tree:
     }
 
 
-def _over(tree: Tree, given: Tree) -> Tree:
+def over(tree: Tree, given: Tree) -> Tree:
     """The recipe's values with the given ones over them. What it says of scenes is not for other
     data."""
     data, spec = tree.get("data"), flatten(given).get("data.spec", ["scenes"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from gentool.checkpoint.load import (
     find_checkpoint,
     frozen_encoder,
     load_checkpoint,
+    needed,
 )
 from gentool.checkpoint.state import State
 from gentool.checkpoint.tokenizer import find_tokenizer, read_tokenizer
@@ -203,7 +205,8 @@ def _trainer(
     resolved: Resolved, plan: Plan, device: str, reporter: Reporter, dry: bool = False
 ) -> Trainer:
     config = resolved.config
-    backend = _backend(resolved, plan, dry)
+    with needed() if resolved.run_config else nullcontext():
+        backend = _backend(resolved, plan, dry)
     if backend.captions and (encoder := backend.captions.pretrained):
         config.model.text.revision = encoder.revision  # so that the run finds it again
     chosen = pick_device(device)
@@ -235,7 +238,7 @@ def _backend(resolved: Resolved, plan: Plan, dry: bool) -> Any:
     if resolved.run_config:
         tokenizer = read_tokenizer(resolved.run, resolved.run_config.data["tokenizer"])
     elif plan.init:
-        if "tokenizer" in plan.given:
+        if set(plan.given.get("tokenizer", {})) - {"cache"}:
             raise UsageError("--init keeps the checkpoint's tokenizer", "drop --set tokenizer.…")
         folder = find_checkpoint(plan.init, plan.backend)
         check_backend(folder, read_config(folder), plan.backend)

@@ -11,6 +11,8 @@ from gentool.errors import UsageError
 from gentool.settings import setting
 from gentool.training.config import TrainConfig
 
+KIND, DRAWS, TOKENS, BOUND = "images", False, True, False  # see gentool.registry.Options
+
 
 @dataclass
 class ModelConfig:

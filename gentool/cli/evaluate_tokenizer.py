@@ -1,0 +1,55 @@
+"""`gentool eval vq`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from gentool.checkpoint.atomic import check_place
+from gentool.cli import options
+from gentool.cli.console import console
+from gentool.cli.figures import Gate, HeldOut, Metric, OnError, check_syntax, checked_data, report
+from gentool.cli.options import count, value
+from gentool.errors import UsageError
+
+Pictures = Annotated[
+    Path | None, value("x.png", "Pictures, each beside its reconstruction, go here.")
+]
+
+
+def check_pictures(pictures: Path | None) -> None:
+    """Raise UsageError if --pictures cannot be written."""
+    if pictures and pictures.suffix != ".png":
+        raise UsageError(f"--pictures {pictures}: pictures are written as PNG", "--pictures x.png")
+    if pictures:
+        check_place(pictures)
+
+
+def evaluate_tokenizer(
+    checkpoint: Annotated[str, value("DIR", "A run of train vq.", "-c", "--checkpoint")],
+    metric: Metric = None,
+    data: HeldOut = None,
+    num: Annotated[int, count("Pictures.", show_default=True)] = 512,
+    pictures: Pictures = None,
+    device: options.Device = "auto",
+    on_error: OnError = None,
+    gate: Gate = None,
+    as_json: options.Json = False,
+) -> None:
+    """What pictures lose on the way to the tokens of vq and back, and how its codes are used.
+
+    \b
+    gentool eval vq -c runs/vq-scenes
+    gentool eval vq -c runs/vq-cifar10 --num 2048 --pictures both.png --gate 'psnr>=22'
+    """
+    check_syntax(gate)
+    check_pictures(pictures)
+    from gentool.checkpoint.load import find_checkpoint, load_checkpoint
+    from gentool.evaluate.metrics import measure
+    from gentool.evaluate.request import Request
+
+    loaded = load_checkpoint(find_checkpoint(checkpoint, "vq"), "vq")
+    checked_data(loaded.config.data, on_error)
+    console.info(f"checkpoint {loaded.folder}, step {loaded.step}")
+    request = Request(
+        loaded, None, data, num, 0, device, 0, "fp32", progress=console.denoising, pictures=pictures
+    )
+    report(measure(request, metric or []), gate or [], as_json)
