@@ -51,7 +51,7 @@ def main() -> None:
             for parameter in theirs.parameters():  # no layer is left out because it starts at 0
                 parameter.add_(torch.randn_like(parameter), alpha=0.02)
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-            found = differences(theirs, Path(folder), full=name == "scale-shift")
+            found = differences(theirs, Path(folder))
         parameters = sum(p.numel() for p in theirs.parameters())
         for what, value in found.items():
             metric = f"difference[{name}, {what}]"
@@ -61,8 +61,7 @@ def main() -> None:
     append("diffusers-agreement", "python benchmarks/agreement.py", figures)
 
 
-def differences(theirs: nn.Module, folder: Path, full: bool) -> dict[str, float]:
-    """full: also the samplers that take many steps."""
+def differences(theirs: nn.Module, folder: Path) -> dict[str, float]:
     theirs.save_pretrained(folder / "in")
     imported = read(folder / "in")
     (folder / "out").mkdir()
@@ -109,13 +108,12 @@ def differences(theirs: nn.Module, folder: Path, full: bool) -> dict[str, float]
             )  # fmt: skip
             mine = dpm_solver_pp(denoiser(ours, short), x_T, short, rng, eta=eta)
             compare(f"dpm++, {steps} steps" + (f", eta {eta:g}" if eta else ""), mine, other)
-    if full:
-        for variance in ("fixed_small", "fixed_large"):
-            rng = BatchRng([torch.Generator().manual_seed(3)])
-            step = {"generator": torch.Generator().manual_seed(3)}
-            other = run(diffusers.DDPMScheduler, 1000, step, variance_type=variance)
-            mine = ancestral(denoiser(ours, chain), x_T, chain, rng, variance=variance)
-            compare(f"ancestral, 1000 steps, {variance}", mine, other)
+    for variance in ("fixed_small", "fixed_large"):
+        rng = BatchRng([torch.Generator().manual_seed(3)])
+        step = {"generator": torch.Generator().manual_seed(3)}
+        other = run(diffusers.DDPMScheduler, 1000, step, variance_type=variance)
+        mine = ancestral(denoiser(ours, chain), x_T, chain, rng, variance=variance)
+        compare(f"ancestral, 1000 steps, {variance}", mine, other)
     return found
 
 

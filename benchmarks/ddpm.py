@@ -38,7 +38,7 @@ from gentool.pixels import to_uint8
 from gentool.resources import read_recipe
 from gentool.rng import BatchRng
 from gentool.settings import build
-from gentool.training.optimizer import ema_update, learning_rate, make_optimizer
+from gentool.training.optimizer import learning_rate, make_optimizer, update_average
 
 ModelFn = Callable[[Tensor, Tensor], Tensor]
 PLAIN = "ddpm-scenes-plain"
@@ -257,7 +257,8 @@ def quality(options: Any) -> list[dict[str, Any]]:
     """Both networks trained by the recipe for as many minutes, then 512 samples of each read."""
     figures, n = [], 512
     for name, network in zip(("gentool", "diffusers"), scenes_pair(), strict=True):
-        bf16 = name == "gentool" and has_bf16(pick_device("auto"))  # theirs is slower in bf16
+        device = pick_device("auto")  # on a CPU theirs is slower in bf16
+        bf16 = has_bf16(device) and (name == "gentool" or device.type == "cuda")
         images, average = fit(network, options.minutes * 60, bf16)
         backend = Backend(scenes_config(PLAIN))
         peer = Peer(average) if name == "diffusers" else average
@@ -291,7 +292,7 @@ def fit(network: nn.Module, seconds: float, bf16: bool) -> tuple[int, nn.Module]
     config = scenes_config(PLAIN)
     recipe, diffusion, chain = config.train, config.diffusion, Backend(config).chain
     optimizer = make_optimizer(network, recipe)
-    average, update = copy.deepcopy(network), ema_update(recipe.ema_decay)
+    average = copy.deepcopy(network)
     data, n = Scenes("train"), recipe.batch_size
     device = next(network.parameters()).device
     started, number = time.monotonic(), 0
@@ -314,7 +315,7 @@ def fit(network: nn.Module, seconds: float, bf16: bool) -> tuple[int, nn.Module]
         torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
-        update(list(average.parameters()), list(network.parameters()), number)
+        update_average(average, network, number, recipe.ema_decay)
         number += 1
     return number * n, average
 

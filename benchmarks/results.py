@@ -15,7 +15,7 @@ RUN = ("gentool", "recipes", "checkpoints", "benchmarks/*.py", "pyproject.toml")
 
 def append(name: str, command: str, figures: list[dict[str, Any]]) -> None:
     """Add the figures of one command under `name`; those it had before under it are replaced."""
-    facts = {"name": name, "command": command, "commit": commit(), "machine": machine()}
+    facts = {"name": name, "command": command, "commit": COMMIT, "machine": machine()}
     with RESULTS.open("a") as lock:  # two benchmarks at once would lose lines
         fcntl.flock(lock, fcntl.LOCK_EX)
         kept = [line for line in read() if line["name"] != name]
@@ -39,6 +39,9 @@ def commit() -> str:
 
     changed = git("status", "--porcelain", "--", *RUN)
     return (git("rev-parse", "--short", "HEAD") or "unknown") + ("-dirty" if changed else "")
+
+
+COMMIT = commit()  # of when a benchmark begins: files may change while it runs
 
 
 def machine() -> str:

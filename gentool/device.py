@@ -1,5 +1,6 @@
 """Which device to compute on, and in which precision."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -13,12 +14,17 @@ PRECISIONS = ("auto", "fp32", "bf16")
 # threads are as the one that makes them, with its first large operation.
 torch.set_flush_denormal(True)
 
+# torch lets a GPU round what convolutions multiply to 10 bits. Whoever asks for fp32 gets it, and
+# the same sample in another batch the same pixels.
+torch.backends.cudnn.allow_tf32 = False
+
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is a GPU where there is one. Raises UsageError for a device that is not there,
-    MachineError for a GPU that cannot be used."""
+    """`auto` is a GPU where there is one and `accelerate launch --cpu` was not asked for. Raises
+    UsageError for a device that is not there, MachineError for a GPU that cannot be used."""
     if name == "auto":
-        if torch.cuda.is_available():
+        on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
+        if torch.cuda.is_available() and not on_cpu:
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     absent = UsageError(f"no device {name!r} here", "--device auto, cpu, cuda or mps")

@@ -35,9 +35,11 @@ def test_the_time_left_is_that_of_the_count_that_is_told_of(monkeypatch):
     now += 60
     assert pace.left(8, 10) == "2:00"
     now += 3600
-    assert pace.left(1, 1000) == "" == pace.left(1, 0)
+    assert pace.left(1, 1000) == ""
     now += 5
     assert pace.left(2, 1000) == "1:23:10"
+    assert pace.left(2, 3000) == "", "another count, that has come as far"
+    assert pace.left(9, 0) == "" == pace.left(10, 0), "nobody knows how many"
 
 
 def on_a_terminal(code: str, **env: str) -> tuple[bytes, bytes]:

@@ -116,3 +116,14 @@ def test_captions_are_collected_up_to_where_a_shard_is_damaged(tmp_path, damage,
     assert len(found) == captions + 5, "one is held out"
     with pytest.raises(BadDataError, match="x.tar"):
         list(training_texts(replace(config, on_error="stop"), "both"))
+
+
+def test_a_shard_without_a_usable_record_has_stand_ins_of_others(tmp_path):
+    shard(tmp_path / "a.tar", [("bad.png", b"?"), *record("bad")[1:]])
+    shard(tmp_path / "b.tar", [m for k in range(5) for m in record(f"b{k}", k)])
+    examples, loader, told = loaded(tmp_path / "[ab].tar", 12, on_error="skip")
+    keys = [example.key for example in examples]
+    assert len(keys) == 12 and sorted(keys[:6])[:2] == ["b.tar b0"] * 2 and loader.skipped == 2
+    assert told == ["skipped: a.tar bad: not a PNG, JPEG, WEBP, BMP image"] * 2
+    with pytest.raises(BadDataError, match="a.tar bad"):
+        loaded(tmp_path / "[ab].tar", 12)

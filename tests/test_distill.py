@@ -14,6 +14,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, T5Config, T5ForConditional
 
 from gentool.checkpoint.load import load_checkpoint
 from gentool.cli.console import console
+from gentool.data import holdout
 from gentool.data.config import PairData
 from gentool.data.holdout import text_train_and_validation
 from gentool.data.scenes import SceneTexts
@@ -284,15 +285,23 @@ def test_what_a_killed_training_of_a_teacher_left_is_gone_on_with(distill, tmp_p
     assert distill(tmp_path / "other", "-q").code == 2
 
 
-def test_of_a_part_the_score_is_of_pairs_that_the_teacher_held_out(distill, corpus, tmp_path):
-    data = PairData(spec=(str(corpus),))
-    parts = {n: distillation.open_corpus(data, n) for n in (None, 40)}
-    assert parts[None].unseen == parts[None].held_out
-    part = parts[40]
-    assert part.unseen == {i for i in parts[None].held_out if i < 40} & part.held_out
-    found = {r["metric"]: r for r in distill(tmp_path / "out", "--num", 40, "--json").records}
-    assert found.get("bleu", {"n": 0})["n"] == len(part.unseen)
-    assert found["bleu[train]"]["n"] == 40 - len(part.held_out)
+def test_of_a_part_the_score_is_of_pairs_that_the_teacher_held_out(
+    distill, corpus, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(holdout, "SHARE", 4)
+    data = PairData(spec=(corpus,))
+    ours = distillation.open_pairs(data, None).fingerprint
+    parts = ((n, distillation.open_corpus(data, n, ours)) for n in range(20, 60))
+    n, part = next((n, p) for n, p in parts if 0 < len(p.unseen) < len(p.held_out))
+    found = {r["metric"]: r for r in distill(tmp_path / "out", "--num", n, "--json").records}
+    assert found["bleu"]["n"] == len(part.unseen) and found["bleu"]["split"] == "held out"
+    assert found["bleu[train]"]["n"] == n - len(part.held_out)
+    assert distillation.open_corpus(data, n, "of others").unseen == part.held_out
+
+    endless = PairData(spec=("scenes",), language="en-zh")
+    ours = distillation.open_pairs(endless, 100).fingerprint
+    found = distillation.open_corpus(endless, 100, ours)
+    assert found.unseen == set() and len(found.held_out) == 25
 
 
 def test_no_more_time_keeps_what_is_done(distill, tmp_path, window, monkeypatch):

@@ -19,7 +19,7 @@ from gentool.errors import GentoolError
 from gentool.training import loop
 from gentool.training.config import TrainConfig
 from gentool.training.loop import Trainer
-from gentool.training.optimizer import ema_update, learning_rate
+from gentool.training.optimizer import learning_rate, update_average
 
 
 def test_the_folder_holds_what_the_contract_says(train, tmp_path):
@@ -111,9 +111,16 @@ def test_the_rate_rises_over_the_warm_up_and_follows_its_schedule(schedule, step
 
 @pytest.mark.parametrize(("decay", "left"), [(0.9999, 11 / 20), (0.5, 0.5)])
 def test_the_average_of_the_weights_warms_up(decay, left):
-    average = [torch.ones(2)]
-    ema_update(decay)(average, [torch.zeros(2)], 10)
-    assert average[0].tolist() == pytest.approx(2 * [left])
+    average, model = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
+    with torch.no_grad():
+        average.weight.fill_(1)
+        model.weight.fill_(0)
+        model.running_var.fill_(7)
+    update_average(average, model, 10, decay)
+    assert average.weight.tolist() == pytest.approx(2 * [left])
+    assert average.running_var.tolist() == [7, 7] and model.weight.tolist() == [0, 0]
+    update_average(average, model, 0, decay)
+    assert average.weight.tolist() == [0, 0], "the first one copies"
 
 
 @pytest.mark.parametrize(("limit", "norm"), [(0.01, 0.01), (0, None)])

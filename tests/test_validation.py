@@ -125,8 +125,11 @@ def test_other_data_have_columns_and_records_of_their_own(tmp_path):
     assert elsewhere(shards, shards.validation).where == ()
     shards = ImageData(spec=("a.tar",), image_column="png", caption_column="de")
     assert elsewhere(shards, ("b.tar",)).caption_column == "de"
-    other = elsewhere(shards, ("photos",))
-    assert (other.image_column, other.caption_column) == ("", "")
+    table = ImageData(spec=("a.parquet",), image_column="png", caption_column="de")
+    assert elsewhere(table, ("hf:b",)).image_column == "png"
+    for config in (shards, table):
+        other = elsewhere(config, ("photos",))
+        assert (other.image_column, other.caption_column) == ("", "")
 
 
 def test_distilling_holds_nothing_out_where_others_are_validated_on(tmp_path):

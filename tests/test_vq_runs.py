@@ -161,11 +161,13 @@ def test_eval_tells_what_pictures_lose_and_shows_it(cli, recipe, run, tmp_path):
     assert Image.open(both).size == (8 * 34 - 2, 8 * 34 - 2), "32 of them, each twice"
     assert cli("eval", "vq", "-c", run, "--num", 8, "--gate", "psnr>=99", "-q").code == 7
     assert cli("eval", "vq", "-c", run, "--pictures", tmp_path / "x.gif").code == 2
+    assert cli("eval", "vq", "-c", run, "--pictures", both, "--metric", "loss").code == 2
+    assert cli("eval", "vq").code == 3
     warm = tmp_path / "warm"
     arguments = ("--set", "quantizer.start=0.5", "--set", "quantizer.entropy=0", "--stop-at", 5)
     assert cli("train", "vq", "--recipe", recipe, "--out", warm, *arguments).code == 0
-    result = cli("eval", "vq", "-c", warm, "--metric", "reconstruction")
-    assert result.code == 4 and "no codes yet" in result.err
+    result = cli("eval", "vq", "-c", warm)
+    assert result.code == 4 and "no codes yet" in result.err and result.out == ""
 
 
 def test_tokenizer_train_is_the_same_run(cli, recipe, run, tmp_path):

@@ -16,6 +16,7 @@ import torch
 from conftest import fails
 from PIL import Image
 
+from gentool.cli.failures import report
 from gentool.data.scenes import Scenes
 from gentool.device import pick_device
 from gentool.errors import MachineError, UsageError
@@ -350,6 +351,19 @@ def test_standard_output_on_a_full_disk_is_one_line(tmp_path, command):
     done = subprocess.run(line, shell=True, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1 and "No space left" in done.stderr, done.stderr
     assert 1 <= len(done.stderr.splitlines()) <= 2
+
+
+def test_a_gpu_that_fills_up_is_out_of_memory(monkeypatch, capsys):
+    for told in ("CUDA error: out of memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when"):
+        assert report(RuntimeError(told)) == 6
+        assert capsys.readouterr().err.startswith("error: out of memory\n")
+
+
+def test_a_launcher_that_was_told_to_use_the_cpu_is_obeyed(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for value, device in {"true": "cpu", "False": "cuda", "": "cuda"}.items():
+        monkeypatch.setenv("ACCELERATE_USE_CPU", value)
+        assert pick_device("auto").type == device
 
 
 def test_a_device_that_is_not_there_and_one_that_is_full(monkeypatch):

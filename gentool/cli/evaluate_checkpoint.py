@@ -4,13 +4,14 @@ from typing import Annotated, Any
 
 from gentool.cli import options
 from gentool.cli.console import console
-from gentool.cli.evaluate_tokenizer import Pictures, check_pictures
 from gentool.cli.figures import (
     Gate,
     HeldOut,
     Metric,
     OnError,
+    Pictures,
     check_idle,
+    check_pictures,
     check_syntax,
     check_used,
     checked_data,
@@ -61,9 +62,8 @@ def evaluate(
     check_syntax(gate)
     if options_module(backend).KIND == "text":
         check_steering(settings, control, classifier)
-    check_pictures(pictures)
+    check_pictures(pictures, metric)
     for option, given, uses in (
-        ("--pictures", pictures, ["reconstruction"]),
         ("--judge", judge, ["judge"]),
         ("--features", features, ["kid", "fid"]),
     ):

@@ -1,30 +1,25 @@
 """`gentool eval vq`."""
 
-from pathlib import Path
 from typing import Annotated
 
-from gentool.checkpoint.atomic import check_place
 from gentool.cli import options
 from gentool.cli.console import console
-from gentool.cli.figures import Gate, HeldOut, Metric, OnError, check_syntax, checked_data, report
-from gentool.cli.options import count, value
-from gentool.errors import UsageError
-
-Pictures = Annotated[
-    Path | None, value("x.png", "Pictures, each beside its reconstruction, go here.")
-]
-
-
-def check_pictures(pictures: Path | None) -> None:
-    """Raise UsageError if --pictures cannot be written."""
-    if pictures and pictures.suffix != ".png":
-        raise UsageError(f"--pictures {pictures}: pictures are written as PNG", "--pictures x.png")
-    if pictures:
-        check_place(pictures)
+from gentool.cli.figures import (
+    Gate,
+    HeldOut,
+    Metric,
+    OnError,
+    Pictures,
+    check_pictures,
+    check_syntax,
+    checked_data,
+    report,
+)
+from gentool.cli.options import count
 
 
 def evaluate_tokenizer(
-    checkpoint: Annotated[str, value("DIR", "A run of train vq.", "-c", "--checkpoint")],
+    checkpoint: options.Checkpoint = None,
     metric: Metric = None,
     data: HeldOut = None,
     num: Annotated[int, count("Pictures.", show_default=True)] = 512,
@@ -41,7 +36,7 @@ def evaluate_tokenizer(
     gentool eval vq -c runs/vq-cifar10 --num 2048 --pictures both.png --gate 'psnr>=22'
     """
     check_syntax(gate)
-    check_pictures(pictures)
+    check_pictures(pictures, metric)
     from gentool.checkpoint.load import find_checkpoint, load_checkpoint
     from gentool.evaluate.metrics import measure
     from gentool.evaluate.request import Request
@@ -50,6 +45,7 @@ def evaluate_tokenizer(
     checked_data(loaded.config.data, on_error)
     console.info(f"checkpoint {loaded.folder}, step {loaded.step}")
     request = Request(
-        loaded, None, data, num, 0, device, 0, "fp32", progress=console.denoising, pictures=pictures
-    )
+        loaded, None, data, num, seed=0, device=device, batch_size=num, precision="fp32",
+        pictures=pictures,
+    )  # fmt: skip
     report(measure(request, metric or []), gate or [], as_json)

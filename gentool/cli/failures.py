@@ -15,8 +15,8 @@ _OS_HINTS = {
     **dict.fromkeys((errno.EACCES, errno.EROFS), "choose a folder that you may write to"),
 }
 
-# What torch says where a CPU has no memory left, by system.
-_NO_MEMORY = ("not enough memory", "can't allocate memory")
+# What torch says where a CPU has no memory left, by system, and where a GPU has none for its own.
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "out of memory", "ALLOC_FAILED")
 
 
 def report(error: Exception) -> int:

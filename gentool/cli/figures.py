@@ -1,8 +1,10 @@
 """How figures are told, and what is asked of them."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from gentool.checkpoint.atomic import check_place
 from gentool.cli.console import console
 from gentool.cli.options import value
 from gentool.errors import UsageError
@@ -31,6 +33,9 @@ USES: dict[str, set[str]] = {
 OnError = Annotated[
     str | None, value("stop|skip", "On a record that cannot be read. (default: the run's)")
 ]
+Pictures = Annotated[
+    Path | None, value("x.png", "Pictures, each beside its reconstruction, go here.")
+]
 HeldOut = Annotated[
     str | None,
     value("SPEC", "Data to measure against. (default: what the run held out)"),
@@ -58,6 +63,16 @@ def check_used(option: str, metrics: list[str] | None, uses: Sequence[str]) -> N
             f"{option} is for the metric {' or '.join(uses)}, not {', '.join(metrics)}",
             f"--metric {uses[0]} beside it",
         )
+
+
+def check_pictures(pictures: Path | None, metrics: list[str] | None) -> None:
+    """Raise UsageError if --pictures cannot be written, or is not asked for."""
+    if not pictures:
+        return
+    if pictures.suffix != ".png":
+        raise UsageError(f"--pictures {pictures}: pictures are written as PNG", "--pictures x.png")
+    check_place(pictures)
+    check_used(f"--pictures {pictures}", metrics, ["reconstruction"])
 
 
 def check_idle(names: Sequence[str], metrics: list[str] | None) -> None:

@@ -164,16 +164,22 @@ def elsewhere(config: Section, specs: tuple[str, ...], split: str = "") -> Secti
         columns = ("text_column", "source_column", "mr_column")
         plain |= {column: "" for column in columns} | {"attributes": ()}
     elif isinstance(config, ImageData):
-        tars = any(map(is_tar, specs))
-        if not tars:
+        if not any(map(is_tar, specs)):
             plain["where"] = ()
-        if tars != any(map(is_tar, config.spec)):
+        if {*map(_kind, specs)} != {*map(_kind, config.spec)}:
             plain |= {"image_column": "", "caption_column": "", "label_column": ""}
     if specs == ("scenes",):
         plain |= {"language": config.language, "split": split or "test"}
     else:
         plain["split"] = "train"
     return replace(config, spec=specs, validation=(), **plain)
+
+
+def _kind(spec: str) -> str:
+    """What sort of pictures' columns data have."""
+    if is_tar(spec):
+        return "tar"
+    return "table" if spec.startswith("hf:") or spec.endswith(".parquet") else "folder"
 
 
 def _with_text(source: Source[Text], config: TextData, unreadable: bool) -> Subset[Text]:

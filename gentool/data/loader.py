@@ -1,14 +1,16 @@
 """Examples ready for training, prepared ahead in threads, in the stream's order."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Generic, Protocol, TypeVar
 
 import torch
 
-from gentool.data.source import Source
+from gentool.data.source import Sharded, Source, Window
 from gentool.data.stream import Cursor, Place, Stream
 from gentool.errors import BadDataError
 from gentool.rng import generator
@@ -65,9 +67,10 @@ class Loader(Generic[T]):
     """Batches of a stream. `skipped` counts the unreadable records that were replaced, `too_long`
     those that there was no room for.
 
-    The next usable record of the source or window stands in for one that is passed over; with
-    `on_error = "stop"` an unreadable one is not. The stream does not move for it: all processes
-    stay in step and the cursor needs no more than counts. `report` is told of the first few.
+    The next usable record of the source or window stands in for one that is passed over, or the
+    first of the shards; with `on_error = "stop"` an unreadable one is not. The stream does not move
+    for it: all processes stay in step and the cursor needs no more than counts. `report` is told of
+    the first few.
     """
 
     def __init__(
@@ -134,21 +137,34 @@ class Loader(Generic[T]):
     def _load(self, place: Place) -> tuple[Prepared[T], BadDataError | None]:
         """The example of one place, and what was wrong with its own record, if anything."""
         rng = generator("train", self.stream.seed, place.epoch, *place.identity)
-        size = place.source.size
         problem = BadDataError(place.problem) if place.problem else None
         if problem and self.on_error == "stop":
             raise BadDataError(str(problem), ON_BAD)
-        for step in range(min(size or CAP_SEEN, CAP_SEEN)):
-            record = place.index + step if size is None else (place.index + step) % size
+        tried = 0
+        for source, index in islice(self._in_turn(place), CAP_SEEN):
+            tried += 1
             try:
-                value = self.prepare(place.source, record, rng)
+                value = self.prepare(source, index, rng)
             except BadDataError as error:
                 if self.on_error == "stop" and not isinstance(error, TooLong):
                     raise BadDataError(str(error), ON_BAD) from error
                 problem = problem or error
                 continue
             return Prepared(value, place.epoch, problem is None, rng), problem
-        raise BadDataError(f"{step + 1} records in a row cannot be used; the first: {problem}")
+        raise BadDataError(f"{tried} records in a row cannot be used; the first: {problem}")
+
+    def _in_turn(self, place: Place) -> Iterator[tuple[Source, int]]:
+        """The record of a place, and those that may stand in for it."""
+        size = place.source.size
+        if size is None:
+            yield from ((place.source, place.index + step) for step in count())
+        else:
+            yield from ((place.source, (place.index + step) % size) for step in range(size))
+        data = self.stream.source
+        if isinstance(data, Sharded):  # none of a window could be used, which may be of one record
+            for shard in range(data.shards):
+                with suppress(BadDataError):  # a damaged one is used up to where it is
+                    yield from ((Window(data, [record]), 0) for record in data.records(shard))
 
     def _count(self, problem: BadDataError | None) -> None:
         self.seen += 1

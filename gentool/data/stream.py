@@ -34,6 +34,11 @@ class Stream(Protocol):
     seed: int
 
     @property
+    def source(self) -> Data:
+        """What they are places of."""
+        ...
+
+    @property
     def cursor(self) -> Cursor:
         """Where the stream stands: epoch, shard (in this epoch's order), window and offset."""
         ...

@@ -72,7 +72,7 @@ METRICS = {
     },
     "tokens": {
         "loss": Metric(loss, bench=False),
-        "reconstruction": Metric(tokens.reconstruction, bench=False),
+        "reconstruction": Metric(tokens.reconstruction, needs="image", bench=False),
     },
     "text": {
         "loss": Metric(loss, bench=False),

@@ -172,12 +172,13 @@ def _figures(tour: Tour) -> Iterable[str]:
 def _training(tour: Tour) -> Iterable[str]:
     if not tour.trainings:
         return
+    drawn = any(run.grids for run in tour.trainings)
     yield "<h2>Training, for a moment</h2>"
     yield (
         "<p>Each backend began from nothing on the built-in world, so that you see it learn; "
         "<code>vq</code> is what makes tokens of pictures for <code>mvtm</code>. What is shown "
         "above comes from the checkpoints that ship with gentool: the same recipes, trained for "
-        "longer. Below the table are pictures of both.</p>"
+        f"longer.{' Below the table are pictures of both.' if drawn else ''}</p>"
     )
     rows = [
         [

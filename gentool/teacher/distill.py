@@ -10,10 +10,10 @@ The folder that is made:
     report.json   settings, how far it is, seconds, and at the end the figures
 
 Pairs are held out by their sources alone, so a student on source.txt,target.txt holds out the same,
-and is validated on references. Of a part of the data (`num`) these are others than the teacher held
-out: its BLEU on held-out pairs is of those that both did. Of endless data there are none such; then
-it is of pairs that it was trained on, if it was on these data. What is decoded is kept window by
-window.
+and is validated on references. Where a teacher was trained on the same data, and this is a part of
+them (`num`), it held out others: its BLEU on held-out pairs is of those that both did, or where
+there are none, as of endless data, of pairs that it was trained on, and says so (`split`). What is
+decoded is kept window by window.
 """
 
 import io
@@ -21,7 +21,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gentool.checkpoint.atomic import write_file
@@ -54,7 +54,7 @@ class Corpus:
     source: Subset[Text]
     indices: list[int]  # of both, in the order of the data
     held_out: set[int]  # those of `indices` that are held out
-    unseen: set[int]  # those of `held_out` that are held out of the whole of the data too
+    unseen: set[int]  # those of `held_out` that the teacher was not trained on, as far as is known
 
 
 def open_pairs(data: PairData, num: int | None) -> Subset[Text]:
@@ -72,15 +72,18 @@ def open_pairs(data: PairData, num: int | None) -> Subset[Text]:
     return Subset(source, range(total or 0))
 
 
-def open_corpus(data: PairData, num: int | None) -> Corpus:
-    """The pairs of `data` in two parts. Raises as `open_pairs`."""
+def open_corpus(data: PairData, num: int | None, trained_on: str) -> Corpus:
+    """The pairs of `data` in two parts. trained_on: the fingerprint of the teacher's data. Raises
+    as `open_pairs`."""
     source = open_pairs(data, num)
     trained, held = split_texts(source, data)
     whole, held_out = source.source, {*held.indices}
-    unseen: set[int] = set()
-    if whole.size is not None:
-        part = source.size != whole.size
-        unseen = held_out & {*split_texts(whole, data)[1].indices} if part else held_out
+    unseen = held_out
+    if whole.fingerprint == trained_on and whole.size is None:
+        unseen = set()  # the teacher was trained on all that came
+    elif whole.fingerprint == trained_on and whole.size != source.size:
+        its_own = split_texts(whole, replace(data, on_error="skip"))[1]
+        unseen = held_out & {*its_own.indices}
     return Corpus(source, sorted({*trained.indices, *held.indices}), held_out, unseen)
 
 
@@ -101,7 +104,7 @@ def distill(
     poll: is called after every batch, and raises to stop; the windows before are kept. Raises
     UsageError where `out` holds something else, BadDataError as the data do.
     """
-    corpus = open_corpus(data, num)
+    corpus = open_corpus(data, num, teacher.trained_on)
     settings = {
         "teacher": teacher.name,
         "teacher_sha256": teacher.hash,
@@ -117,7 +120,7 @@ def distill(
         reporter.info(f"going on with {out} at pair {report['done']} of {len(corpus.indices)}")
     _decode(teacher, corpus, out, report, poll, reporter)
     reporter.info(f"{len(corpus.indices)} pairs in {report['seconds']} s, beam {beam}")
-    figures = _finish(out, settings, endless=corpus.source.source.size is None)
+    figures = _finish(out, settings, HELD_OUT if corpus.unseen else TRAIN)
     report["figures"] = [figure.record() for figure in figures]
     _write(out, report)
     return figures
@@ -214,8 +217,8 @@ def _readable(
             reporter.info(f"skipped: {error}")
 
 
-def _finish(out: Path, settings: Tree, endless: bool) -> list[Figure]:
-    """Write the corpus, and measure it. endless: what is held out here was not of a teacher."""
+def _finish(out: Path, settings: Tree, split: str) -> list[Figure]:
+    """Write the corpus, and measure it. split: what the pairs held out here are to the teacher."""
     said: dict[str, list[str]] = {TRAIN: [], HELD_OUT: []}
     references: dict[str, list[str]] = {TRAIN: [], HELD_OUT: []}
     sources, targets = io.StringIO(), io.StringIO()
@@ -223,7 +226,7 @@ def _finish(out: Path, settings: Tree, endless: bool) -> list[Figure]:
     with (out / LINES).open(encoding="utf-8") as file:
         for line in map(json.loads, file):
             part, reference = line["part"], line["reference"]
-            if part == TRAIN or line["unseen"] or endless:
+            if part == TRAIN or line.get("unseen", True) or split == TRAIN:
                 said[part].append(line["teacher"] or "")
                 references[part].append(reference)
             # Where the teacher could not read a source or has nothing to say, the reference stays.
@@ -239,8 +242,8 @@ def _finish(out: Path, settings: Tree, endless: bool) -> list[Figure]:
         n = len(said[part])
         for name, score in scores(said[part], [references[part]]).items() if n else ():
             with_ = settings | ({"signature": score.signature} if score.signature else {})
-            split = TRAIN if endless else part
-            figures.append(Figure(name + label, score.value, n, None, split, with_))
+            of = split if part == HELD_OUT else TRAIN
+            figures.append(Figure(name + label, score.value, n, None, of, with_))
     n = len(said[TRAIN])
     changed = sum(map(str.__ne__, said[TRAIN], references[TRAIN])) - kept
     for name, count in {"changed": changed, "kept": kept}.items():

@@ -37,6 +37,7 @@ class Teacher:
     pad: int  # that sources are padded with
     longest: int  # tokens of a source or a target at the most
     bf16: bool = False
+    trained_on: str = ""  # fingerprint of its data, where gentool trained it
 
     @torch.no_grad()
     def translate(
@@ -105,6 +106,7 @@ def _trained(folder: Path) -> Teacher:
     teacher: Teacher = loaded.backend.teacher(
         loaded.network, run_of(folder).name, tensors_hash(state)
     )
+    teacher.trained_on = loaded.run_config.data["fingerprint"]
     return teacher
 
 
@@ -149,7 +151,7 @@ def _pretrained(name: str) -> Teacher:
     return Teacher(
         name,
         tensors_hash(model.state_dict()),
-        model.float().eval().requires_grad_(False),
+        model.float().eval(),  # as it is: autocast casts weights without gradients each time anew
         lambda line: list(tokenizer(line).input_ids),
         lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)),
         tokenizer.pad_token_id or 0,

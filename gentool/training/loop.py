@@ -5,6 +5,7 @@ state beyond its step and cursor, and a run that was cut and resumed ends in the
 """
 
 import contextlib
+import copy
 import math
 import signal
 import time
@@ -17,7 +18,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel
 
 from gentool.checkpoint.card import write_card
 from gentool.checkpoint.config import RunConfig
@@ -31,7 +31,12 @@ from gentool.extras import extra
 from gentool.protocol import Backend, Reporter
 from gentool.rng import BatchRng, torch_seed
 from gentool.training.config import TrainConfig
-from gentool.training.optimizer import ema_update, learning_rate, load_optimizer, make_optimizer
+from gentool.training.optimizer import (
+    learning_rate,
+    load_optimizer,
+    make_optimizer,
+    update_average,
+)
 from gentool.training.run import Log
 from gentool.training.signals import StopRequest, stop_request
 from gentool.training.validation import validation_bleu, validation_loss
@@ -64,7 +69,7 @@ class Trainer:
         self.data = config.data
         with torch_seed("init", self.train.seed):
             self.model = backend.network()
-        self.ema = AveragedModel(self.model, multi_avg_fn=ema_update(self.train.ema_decay))
+        self.ema = copy.deepcopy(self.model)
         self.model.to(accelerator.device)
         self.ema.to(accelerator.device)
         self.optimizer = make_optimizer(self.model, self.train)
@@ -102,7 +107,7 @@ class Trainer:
         slots = self.optimizer.state_dict()["state"]
         tensors = {
             "model": self.model.state_dict(),
-            "ema": self.ema.module.state_dict(),
+            "ema": self.ema.state_dict(),
             "optimizer": {
                 f"{i}.{name}": t for i, slot in slots.items() for name, t in slot.items()
             },
@@ -117,8 +122,7 @@ class Trainer:
     def restore(self, state: State) -> None:
         """Go on from `state`."""
         self.model.load_state_dict(state.tensors["model"])
-        self.ema.module.load_state_dict(state.tensors["ema"])
-        self.ema.n_averaged.fill_(state.step)
+        self.ema.load_state_dict(state.tensors["ema"])
         load_optimizer(self.optimizer, state.tensors["optimizer"])
         (self.buckets or self.loader).seek(state.values["cursor"])
         self.sums = dict(state.values["sums"])
@@ -162,7 +166,7 @@ class Trainer:
         steps = self._averaged(run)
         write_weights(
             run,
-            mean_weights(run, steps) if steps else sampling_tensors(self.ema.module),
+            mean_weights(run, steps) if steps else sampling_tensors(self.ema),
             self.step,
             run_config.config,
             tokenizer.hash if tokenizer else None,
@@ -260,7 +264,7 @@ class Trainer:
                     parameter.grad = None
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.ema.update_parameters(self.model)
+        update_average(self.ema, self.model, self.step, train.ema_decay)
         return told
 
     def _backward(self, examples: list[Prepared[Any]], micro: int) -> dict[str, Tensor]:
@@ -353,7 +357,7 @@ class Trainer:
     def _validate(self, run: Path, run_config: RunConfig) -> None:
         if self.accelerator.is_main_process:
             n = self.train.validation_examples
-            loss, n = validation_loss(self.backend, self.ema.module, self.held_out, self.data, n)
+            loss, n = validation_loss(self.backend, self.ema, self.held_out, self.data, n)
             if not math.isfinite(loss):
                 raise NonFiniteError(f"step {self.step}: validation loss {loss}", _ADVICE)
             record = {"step": self.step, "val_loss": loss, "val_examples": n}
@@ -381,4 +385,4 @@ class Trainer:
             folder = run / "samples"
             folder.mkdir(exist_ok=True)
             with contextlib.suppress(Enough):
-                self.backend.preview(self.ema.module, folder, f"step-{self.step:08d}", poll)
+                self.backend.preview(self.ema, folder, f"step-{self.step:08d}", poll)

@@ -68,7 +68,8 @@ class Muon(Optimizer):
 
     def _adam(self, parameters: list[Tensor], lr: float, beta1: float, beta2: float) -> None:
         for parameter in parameters:
-            self.state[parameter].setdefault("step", torch.zeros((), device=parameter.device))
+            if "step" not in self.state[parameter]:
+                self.state[parameter]["step"] = torch.zeros((), device=parameter.device)
         adam(
             parameters,
             _grads(parameters),

@@ -1,7 +1,7 @@
 """Optimizer, learning rate and weight average."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +9,6 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from gentool.training.config import TrainConfig
 from gentool.training.muon import Muon
-
-Tensors = list[Tensor] | tuple[Tensor, ...]
 
 
 def make_optimizer(model: nn.Module, train: TrainConfig) -> Optimizer:
@@ -60,16 +58,19 @@ def learning_rate(step: int, train: TrainConfig) -> float:
     return train.learning_rate * warmup * decay
 
 
-def ema_update(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    """theta_bar <- m theta_bar + (1 - m) theta, m = min(decay, (1 + n) / (10 + n)) at update n.
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, n: int, decay: float) -> None:
+    """theta_bar <- m theta_bar + (1 - m) theta, m = min(decay, (1 + n) / (10 + n)), after n updates
+    of the average; buffers as they are.
 
     The first update copies. The warm-up forgets the initial weights in short runs, which a
-    constant 0.9999 would keep.
+    constant 0.9999 would keep. (torch's AveragedModel would have a GPU waited for.)
     """
-
-    @torch.no_grad()
-    def update(averages: Tensors, weights: Tensors, n: Tensor | int) -> None:
-        m = min(decay, (1 + int(n)) / (10 + int(n)))
-        torch._foreach_lerp_(averages, weights, 1 - m)
-
-    return update
+    averages: list[Tensor] = list(average.parameters())
+    weights: list[Tensor] = list(model.parameters())
+    if n:
+        torch._foreach_lerp_(averages, weights, 1 - min(decay, (1 + n) / (10 + n)))
+    else:
+        torch._foreach_copy_(averages, weights)
+    for mine, theirs in zip(average.buffers(), model.buffers(), strict=True):
+        mine.copy_(theirs)

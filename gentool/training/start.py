@@ -205,7 +205,7 @@ def _trainer(
     resolved: Resolved, plan: Plan, device: str, reporter: Reporter, dry: bool = False
 ) -> Trainer:
     config = resolved.config
-    with needed() if resolved.run_config else nullcontext():
+    with needed() if resolved.run_config or plan.init else nullcontext():
         backend = _backend(resolved, plan, dry)
     if backend.captions and (encoder := backend.captions.pretrained):
         config.model.text.revision = encoder.revision  # so that the run finds it again
@@ -228,6 +228,14 @@ def _trainer(
     return trainer
 
 
+def _cached(config: Any, plan: Plan, tokenizer: Any) -> bool:
+    """Whether what is said of the tokenizer is only where its tokens are, and that it is the one
+    that --init has."""
+    if plan.given["tokenizer"].keys() != {"image", "cache"}:
+        return False
+    return bool(stages.image_tokenizer(config, plan.folder).hash == tokenizer.image.hash)
+
+
 def _backend(resolved: Resolved, plan: Plan, dry: bool) -> Any:
     """The backend, with the run's tokenizer, that of --init, or a new one: of the first stage, or
     made from the texts. dry: the first stage may not have been trained."""
@@ -238,11 +246,11 @@ def _backend(resolved: Resolved, plan: Plan, dry: bool) -> Any:
     if resolved.run_config:
         tokenizer = read_tokenizer(resolved.run, resolved.run_config.data["tokenizer"])
     elif plan.init:
-        if set(plan.given.get("tokenizer", {})) - {"cache"}:
-            raise UsageError("--init keeps the checkpoint's tokenizer", "drop --set tokenizer.…")
         folder = find_checkpoint(plan.init, plan.backend)
         check_backend(folder, read_config(folder), plan.backend)
         tokenizer = find_tokenizer(str(folder))
+        if "tokenizer" in plan.given and not _cached(config, plan, tokenizer):
+            raise UsageError("--init keeps the checkpoint's tokenizer", "drop --set tokenizer.…")
     elif isinstance(config.tokenizer, PictureTokens):
         untrained = dry and not config.tokenizer.image
         tokenizer = PictureTokenizer(
@@ -340,7 +348,7 @@ def _initialise(trainer: Trainer, config: Any, plan: Plan, reporter: Reporter) -
             " ".join(f"--set model.{key}={value}" for key, value in values.items()),
         )
     try:
-        for network in (trainer.model, trainer.ema.module):
+        for network in (trainer.model, trainer.ema):
             load_sampling_tensors(network, sampling_tensors(loaded.network))
     except RuntimeError:
         raise BadCheckpointError(
