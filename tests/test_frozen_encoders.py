@@ -62,17 +62,21 @@ def test_an_encoder_of_the_hub_is_found_again_when_its_branch_has_moved(caption_
     recipe = recipe_of("someone/clip", caption_recipe, tmp_path / "recipe.toml")
     env = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
 
-    def train(*more: str) -> None:
+    def train(*more: str, code: int = 0) -> str:
         command = [sys.executable, "-m", "gentool", "train", "ddpm", "--recipe", recipe, "-q"]
         command += ["--out", tmp_path / "run", *more]
         done = subprocess.run(command, env=os.environ | env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == code, done.stderr
+        return done.stderr
 
     train("--steps", "2")
     written = json.loads((tmp_path / "run/config.json").read_text())
     assert written["config"]["model"]["text"]["revision"] == commits[0]
     (hub / "refs/main").write_text(commits[1])
     train("--steps", "3", "--resume", "latest")
+    hub.rename(tmp_path / "gone")
+    told = train("--steps", "4", "--resume", "latest", code=3)
+    assert "someone/clip" in told and "a connection to the Hub" in told
 
 
 def test_a_frozen_encoder_that_is_gone_or_another(frozen, cli, tmp_path):

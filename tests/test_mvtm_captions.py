@@ -129,12 +129,21 @@ def test_a_token_cache_is_trained_on_in_place_of_pictures(
     assert result.code == 4 and "--set data.flip=true --set data.crop=center here" in result.err
     train_it = (*train_it[:-1], "--set", "data.flip=true", "--out")
     assert cli(*train_it, tmp_path / "run").code == 0 and not encoded
+    more = ("--init", mvtm_run, *train_it[4:])
+    assert cli("train", "mvtm", "--recipe", mvtm_recipe, *more, tmp_path / "on").code == 0
+    moved = cache.rename(tmp_path / "moved")
+    again = ("train", "mvtm", "--resume", tmp_path / "on", "--steps", 3, "-q")
+    assert cli(*again, "--set", f"tokenizer.cache={moved}").code == 0 and not encoded
+    moved.rename(cache)
     result = cli(*train_it, tmp_path / "again", "--set", "tokenizer.image=", "--dry-run")
     assert result.code == 2 and "tokenizer.image=RUN" in result.err
     about = (cache / "about.json").read_text()
     (cache / "about.json").write_text(about.replace('"tokenizer": "', '"tokenizer": "0'))
+    whole = np.load(cache / "tokens.npy")
+    np.save(cache / "tokens.npy", whole[..., :4])  # as of another grid
     result = cli(*train_it, tmp_path / "again")
     assert result.code == 4 and "another tokenizer" in result.err
+    np.save(cache / "tokens.npy", whole)
     (cache / "about.json").write_text(about.replace("{}", '{"caption_column": "de"}'))
     result = cli(*train_it, tmp_path / "again")
     assert result.code == 4 and "other parts of the data" in result.err

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from gentool.errors import BadCheckpointError, GentoolError, NotFoundError, UsageError
 from gentool.streams import clean
 from gentool.tokenizers import SPECIALS, load, pretrained
-from gentool.tokenizers.config import TokenizerConfig, make
+from gentool.tokenizers.config import PairTokenizerConfig, TokenizerConfig, make
 from gentool.tokenizers.folder import ABOUT
 
 TEXTS = ["a red circle is above a small blue square", "一个红色的小圆形在左上角", "</s> mask"] * 9
@@ -232,6 +232,8 @@ def test_a_recipe_names_it(folders, tmp_path):
     made.save(tmp_path / "kept")
     kept = TokenizerConfig("huggingface", name=str(tmp_path / "kept"))
     assert make(kept, lambda side: []).hash == made.hash
+    with pytest.raises(UsageError, match="is one vocabulary"):
+        make(PairTokenizerConfig("huggingface", name=name, vocabularies="separate"), lambda s: [])
     for other in (name, "bert-base-uncased"):
         with pytest.raises(GentoolError) as error:
             make(TokenizerConfig(name=other), lambda side: [])

@@ -11,10 +11,12 @@ from PIL import Image
 from gentool.data.config import ImageData, PairData, TextData
 from gentool.data.holdout import (
     elsewhere,
+    split_texts,
     text_train_and_validation,
     train_and_validation,
     training_texts,
 )
+from gentool.data.text import open_texts
 from gentool.errors import BadDataError
 from gentool.rng import generator
 from gentool.teacher.distill import open_corpus
@@ -130,6 +132,18 @@ def test_other_data_have_columns_and_records_of_their_own(tmp_path):
     for config in (shards, table):
         other = elsewhere(config, ("photos",))
         assert (other.image_column, other.caption_column) == ("", "")
+
+
+def test_a_source_of_several_lines_is_held_out_as_the_line_that_is_made_of_it(tmp_path):
+    sources = [f"first {i}\nsecond" for i in range(60)]
+    rows = "".join(f'"{source}",t{i}\n' for i, source in enumerate(sources))
+    (tmp_path / "t.csv").write_text("source,target\n" + rows)
+    (tmp_path / "s.txt").write_text("".join(f"first {i} second\n" for i in range(60)))
+    (tmp_path / "t.txt").write_text("".join(f"t{i}\n" for i in range(60)))
+    table = PairData(spec=(f"{tmp_path}/t.csv",), source_column="source", text_column="target")
+    lines = PairData(spec=(f"{tmp_path}/s.txt,{tmp_path}/t.txt",))
+    (_, one), (_, other) = (split_texts(open_texts(config), config) for config in (table, lines))
+    assert one.indices.tolist() == other.indices.tolist() and len(one.indices) == 3
 
 
 def test_distilling_holds_nothing_out_where_others_are_validated_on(tmp_path):

@@ -72,9 +72,9 @@ def open_pairs(data: PairData, num: int | None) -> Subset[Text]:
     return Subset(source, range(total or 0))
 
 
-def open_corpus(data: PairData, num: int | None, trained_on: str) -> Corpus:
-    """The pairs of `data` in two parts. trained_on: the fingerprint of the teacher's data. Raises
-    as `open_pairs`."""
+def open_corpus(data: PairData, num: int | None, trained_on: str = "") -> Corpus:
+    """The pairs of `data` in two parts. trained_on: the fingerprint of the teacher's data, where it
+    is known. Raises as `open_pairs`."""
     source = open_pairs(data, num)
     trained, held = split_texts(source, data)
     whole, held_out = source.source, {*held.indices}
