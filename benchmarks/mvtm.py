@@ -298,7 +298,7 @@ def steps(options: Any) -> list[dict[str, Any]]:
 
 def inpaint(options: Any) -> list[dict[str, Any]]:
     """Held-out scenes with one thing covered by a grey box; redrawn with caption and without, as
-    `decode mvtm --blend` does (the best of several candidates), and by one candidate."""
+    `decode mvtm --blend` does (by one of several candidates), and by the loop alone."""
     loaded = load_checkpoint(find_checkpoint(options.checkpoint, "mvtm"), "mvtm")
     rng, n = np.random.default_rng(0), options.num
     pictures, scenes = [], []
