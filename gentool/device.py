@@ -14,8 +14,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 # threads are as the one that makes them, with its first large operation.
 torch.set_flush_denormal(True)
 
-# torch lets a GPU round what convolutions multiply to 10 bits. Whoever asks for fp32 gets it, and
-# the same sample in another batch the same pixels.
+# torch lets a GPU round what convolutions multiply to 10 bits. Whoever asks for fp32 gets it.
 torch.backends.cudnn.allow_tf32 = False
 
 
@@ -23,8 +22,9 @@ def pick_device(name: str) -> torch.device:
     """`auto` is a GPU where there is one and `accelerate launch --cpu` was not asked for. Raises
     UsageError for a device that is not there, MachineError for a GPU that cannot be used."""
     if name == "auto":
-        on_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true")
-        if torch.cuda.is_available() and not on_cpu:
+        if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true"):
+            return torch.device("cpu")
+        if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     absent = UsageError(f"no device {name!r} here", "--device auto, cpu, cuda or mps")

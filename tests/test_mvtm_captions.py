@@ -131,6 +131,12 @@ def test_a_token_cache_is_trained_on_in_place_of_pictures(
     assert cli(*train_it, tmp_path / "run").code == 0 and not encoded
     more = ("--init", mvtm_run, *train_it[4:])
     assert cli("train", "mvtm", "--recipe", mvtm_recipe, *more, tmp_path / "on").code == 0
+    (tmp_path / "vq.toml").write_text(VQ)
+    other = ("--recipe", tmp_path / "vq.toml", "--data", pictures, "--out", tmp_path / "vq")
+    assert cli("train", "vq", *other, "--set", "data.image_size=8", "--steps", 1).code == 0
+    more = (*more[:-1], "--set", f"tokenizer.image={tmp_path}/vq", "--out")
+    result = cli("train", "mvtm", "--recipe", mvtm_recipe, *more, tmp_path / "no")
+    assert result.code == 2 and "--init keeps the checkpoint's tokenizer" in result.err
     moved = cache.rename(tmp_path / "moved")
     again = ("train", "mvtm", "--resume", tmp_path / "on", "--steps", 3, "-q")
     assert cli(*again, "--set", f"tokenizer.cache={moved}").code == 0 and not encoded

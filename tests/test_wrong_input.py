@@ -361,6 +361,7 @@ def test_a_gpu_that_fills_up_is_out_of_memory(monkeypatch, capsys):
 
 def test_a_launcher_that_was_told_to_use_the_cpu_is_obeyed(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     for value, device in {"true": "cpu", "False": "cuda", "": "cuda"}.items():
         monkeypatch.setenv("ACCELERATE_USE_CPU", value)
         assert pick_device("auto").type == device

@@ -16,6 +16,7 @@ from gentool.errors import BadDataError
 from gentool.rng import generator
 
 REPORTED = 5  # skipped records that are named; the others are only counted
+NEAR = 64  # records of a window that are tried before other shards
 CAP_SEEN = 1000  # records after which the share of skipped ones is judged
 CAP_PERCENT = 1
 ON_BAD = (
@@ -67,10 +68,10 @@ class Loader(Generic[T]):
     """Batches of a stream. `skipped` counts the unreadable records that were replaced, `too_long`
     those that there was no room for.
 
-    The next usable record of the source or window stands in for one that is passed over, or the
-    first of the shards; with `on_error = "stop"` an unreadable one is not. The stream does not move
-    for it: all processes stay in step and the cursor needs no more than counts. `report` is told of
-    the first few.
+    The next usable record of the source or window stands in for one that is passed over, or where
+    a window has none the first of the next shard; with `on_error = "stop"` an unreadable one is
+    not. The stream does not move for it: all processes stay in step and the cursor needs no more
+    than counts. `report` is told of the first few.
     """
 
     def __init__(
@@ -155,14 +156,15 @@ class Loader(Generic[T]):
 
     def _in_turn(self, place: Place) -> Iterator[tuple[Source, int]]:
         """The record of a place, and those that may stand in for it."""
-        size = place.source.size
+        size, data = place.source.size, self.stream.source
         if size is None:
             yield from ((place.source, place.index + step) for step in count())
         else:
-            yield from ((place.source, (place.index + step) % size) for step in range(size))
-        data = self.stream.source
+            near = min(size, NEAR) if isinstance(data, Sharded) else size
+            yield from ((place.source, (place.index + step) % size) for step in range(near))
         if isinstance(data, Sharded):  # none of a window could be used, which may be of one record
-            for shard in range(data.shards):
+            for step in range(data.shards):
+                shard = (place.identity[0] + 1 + step) % data.shards  # its own comes last
                 with suppress(BadDataError):  # a damaged one is used up to where it is
                     yield from ((Window(data, [record]), 0) for record in data.records(shard))
 

@@ -9,11 +9,11 @@ The folder that is made:
     teacher/      the run of a teacher that was trained for it
     report.json   settings, how far it is, seconds, and at the end the figures
 
-Pairs are held out by their sources alone, so a student on source.txt,target.txt holds out the same,
-and is validated on references. Where a teacher was trained on the same data, and this is a part of
-them (`num`), it held out others: its BLEU on held-out pairs is of those that both did, or where
-there are none, as of endless data, of pairs that it was trained on, and says so (`split`). What is
-decoded is kept window by window.
+Pairs are held out by their sources alone, so a student on source.txt,target.txt holds out the
+same, and is validated on references. Of a part of the data (`num`) a teacher that gentool trained
+held out others: its BLEU on held-out pairs is of those that both did, or where there are none, as
+of endless data, of pairs that it was trained on, and says so. What is decoded is kept window by
+window.
 """
 
 import io
@@ -72,16 +72,16 @@ def open_pairs(data: PairData, num: int | None) -> Subset[Text]:
     return Subset(source, range(total or 0))
 
 
-def open_corpus(data: PairData, num: int | None, trained_on: str = "") -> Corpus:
-    """The pairs of `data` in two parts. trained_on: the fingerprint of the teacher's data, where it
-    is known. Raises as `open_pairs`."""
+def open_corpus(data: PairData, num: int | None, teacher_held_out: str = "unknown") -> Corpus:
+    """The pairs of `data` in two parts. teacher_held_out: as a Teacher says; of other data than it
+    was trained on too many count as seen. Raises as `open_pairs`."""
     source = open_pairs(data, num)
     trained, held = split_texts(source, data)
     whole, held_out = source.source, {*held.indices}
     unseen = held_out
-    if whole.fingerprint == trained_on and whole.size is None:
-        unseen = set()  # the teacher was trained on all that came
-    elif whole.fingerprint == trained_on and whole.size != source.size:
+    if teacher_held_out == "none" or (teacher_held_out == "some" and whole.size is None):
+        unseen = set()  # endless ones are trained on as they come
+    elif teacher_held_out == "some" and whole.size != source.size:
         its_own = split_texts(whole, replace(data, on_error="skip"))[1]
         unseen = held_out & {*its_own.indices}
     return Corpus(source, sorted({*trained.indices, *held.indices}), held_out, unseen)
@@ -104,7 +104,11 @@ def distill(
     poll: is called after every batch, and raises to stop; the windows before are kept. Raises
     UsageError where `out` holds something else, BadDataError as the data do.
     """
-    corpus = open_corpus(data, num, teacher.trained_on)
+    corpus = open_corpus(data, num, teacher.held_out)
+    if corpus.held_out and not corpus.unseen:
+        reporter.info(
+            "the teacher was trained on all of these pairs, and so it is measured on them"
+        )
     settings = {
         "teacher": teacher.name,
         "teacher_sha256": teacher.hash,

@@ -37,7 +37,7 @@ class Teacher:
     pad: int  # that sources are padded with
     longest: int  # tokens of a source or a target at the most
     bf16: bool = False
-    trained_on: str = ""  # fingerprint of its data, where gentool trained it
+    held_out: str = "unknown"  # of its data, where gentool trained it: `some` of them, or `none`
 
     @torch.no_grad()
     def translate(
@@ -106,7 +106,7 @@ def _trained(folder: Path) -> Teacher:
     teacher: Teacher = loaded.backend.teacher(
         loaded.network, run_of(folder).name, tensors_hash(state)
     )
-    teacher.trained_on = loaded.run_config.data["fingerprint"]
+    teacher.held_out = "none" if "validation" in loaded.run_config.data else "some"
     return teacher
 
 

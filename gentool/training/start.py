@@ -231,7 +231,8 @@ def _trainer(
 def _cached(config: Any, plan: Plan, tokenizer: Any) -> bool:
     """Whether what is said of the tokenizer is only where its tokens are, and that it is the one
     that --init has."""
-    if plan.given["tokenizer"].keys() != {"image", "cache"}:
+    given = plan.given["tokenizer"].keys()
+    if "cache" not in given or given - {"image", "cache"}:
         return False
     return bool(stages.image_tokenizer(config, plan.folder).hash == tokenizer.image.hash)
 
