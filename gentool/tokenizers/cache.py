@@ -6,6 +6,7 @@ records.jsonl with key, label and caption; about.json with the hash of the token
 
 import json
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -142,11 +143,18 @@ def _encode(
     with (
         (folder / RECORDS).open("w", encoding="utf-8") as records,
         (folder / TOKENS).open("wb") as tokens,
+        ThreadPoolExecutor(config.workers) as threads,
     ):
         _header(tokens, kind, (n, views, tokenizer.length))
-        for start in range(0, n, BATCH):
+
+        def read(start: int) -> list[Future[list[Picture]]]:
             numbers = range(start, min(n, start + BATCH))
-            found = [f for i in numbers if (f := _views(source, i, config, views, report))]
+            return [threads.submit(_views, source, i, config, views) for i in numbers]
+
+        coming = read(0)
+        for start in range(0, n, BATCH):
+            reads, coming = coming, read(start + BATCH)  # while these become tokens
+            found = [f for future in reads if (f := _usable(future, config.on_error, report))]
             if found:
                 x = torch.stack([picture.image for each in found for picture in each])
                 for part in x.split(BATCH):
@@ -157,7 +165,7 @@ def _encode(
                 record["caption"] = example.caption
                 records.write(json.dumps(record, ensure_ascii=False) + "\n")
             made += len(found)
-            progress(numbers[-1] + 1, n)
+            progress(min(n, start + BATCH), n)
         if not made:
             raise BadDataError(f"none of {n} pictures can be read")
         tokens.seek(0)
@@ -177,19 +185,20 @@ def _header(file: BinaryIO, kind: np.dtype, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _views(
-    source: Source[Example],
-    index: int,
-    config: ImageData,
-    views: int,
-    report: Callable[[str], None],
+def _views(source: Source[Example], index: int, config: ImageData, views: int) -> list[Picture]:
+    """So many views of a picture. Raises BadDataError."""
+    rngs = [generator("view", view, index) for view in range(views)]
+    return [picture(source, index, config, rng, augment=True) for rng in rngs]
+
+
+def _usable(
+    reading: Future[list[Picture]], on_error: str, report: Callable[[str], None]
 ) -> list[Picture]:
-    """So many views of a picture; none where it cannot be read and may be left out."""
+    """The views of a picture; none where it cannot be read and may be left out."""
     try:
-        rngs = [generator("view", view, index) for view in range(views)]
-        return [picture(source, index, config, rng, augment=True) for rng in rngs]
+        return reading.result()
     except BadDataError as error:
-        if config.on_error == "stop":
+        if on_error == "stop":
             raise BadDataError(str(error), ON_BAD) from error
         report(f"skipped: {error}")
         return []

@@ -125,7 +125,7 @@ def decode(
     """
     gamma = ORDERS[order]
     L = ids.shape[1]
-    ranks = halton(math.isqrt(L)) if order == "halton" else None
+    ranks = halton(math.isqrt(L)).to(ids.device) if order == "halton" else None
     unknown = (ids == mask_id).sum(dim=1)  # [B], at the start
     full = ids  # with what was drawn
     for step in range(steps):
@@ -141,7 +141,7 @@ def decode(
         p = torch.ones_like(u_token).masked_scatter(is_masked, log_p.double().exp())
         ratio = (step + 1) / steps
         if ranks is not None:
-            score = -ranks.to(ids.device).expand(ids.shape)[is_masked].double()  # [M]
+            score = -ranks.expand(ids.shape)[is_masked].double()  # [M]
         elif order == "undecided":
             score = doubt(logits).double()
         else:
