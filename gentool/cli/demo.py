@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 DRAW = ("ddpm", "mvtm")  # pictures
 TRAINED, PIPE, PAGE = "trained-here", "pipe", "tour.html"
 MOMENT = "30s"  # of training for each, at most
-GRID = "8"  # pictures of each backend that draws them, after its moment and as shipped
+GRID = "9"  # pictures of each backend that draws them, after its moment and as shipped
 SHORT = ("train.warmup_steps=10", "train.log_every=1", "train.validation_examples=32")
 
 
