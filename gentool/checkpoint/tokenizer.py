@@ -2,7 +2,7 @@
 torch."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -10,6 +10,9 @@ from gentool.checkpoint.config import read_config, run_of
 from gentool.errors import BadCheckpointError, NotFoundError
 from gentool.resources import checkpoint_path
 from gentool.tokenizers import load
+
+if TYPE_CHECKING:
+    from gentool.checkpoint.load import Loaded
 
 NONE = "none"
 """In the header of weights, in place of a hash: this model has no tokens."""
@@ -60,20 +63,22 @@ def find_tokenizer(name: str) -> Any:
     if tokenizer is None:
         backend = read_config(folder).backend
         if backend == "vq":  # a run that trained a tokenizer is one
-            return _trained(place)
+            from gentool.checkpoint.load import load_checkpoint
+
+            return trained_tokenizer(load_checkpoint(place, "vq"))
         raise BadCheckpointError(f"{folder} has no tokenizer: it is a {backend} checkpoint")
     return tokenizer
 
 
-def _trained(folder: Path) -> Any:
-    from gentool.checkpoint.load import load_checkpoint
+def trained_tokenizer(loaded: "Loaded") -> Any:
+    """The tokenizer that a run of vq has trained. Raises BadCheckpointError for one that has no
+    codes yet."""
     from gentool.tokenizers.vq.tokenizer import tokenizer_of
 
-    loaded = load_checkpoint(folder, "vq")
     if loaded.step and not loaded.network.get_buffer("n").any():
         raise BadCheckpointError(
-            f"{folder} has no codes yet: it stands at step {loaded.step}, in the share "
+            f"{loaded.folder} has no codes yet: it stands at step {loaded.step}, in the share "
             "quantizer.start of its steps",
-            f"gentool train vq --resume latest --out {run_of(folder)}",
+            f"gentool train vq --resume latest --out {run_of(loaded.folder)}",
         )
     return tokenizer_of(loaded.network, loaded.config.model, loaded.config.data)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gentool.checkpoint.load import Loaded, find_checkpoint, load_checkpoint
-from gentool.checkpoint.tokenizer import find_tokenizer
+from gentool.checkpoint.tokenizer import trained_tokenizer
 from gentool.control import Controls
 from gentool.data.holdout import elsewhere
 from gentool.data.images import open_images
@@ -82,7 +82,7 @@ class Request:
     def image(self) -> Any:
         """The tokenizer of pictures; of a run of vq that is the run. Raises BadCheckpointError."""
         if self.loaded.run_config.backend == "vq":
-            return find_tokenizer(str(self.loaded.folder))
+            return trained_tokenizer(self.loaded)
         return self.loaded.backend.image
 
     @cached_property

@@ -107,7 +107,8 @@ def distill(
     corpus = open_corpus(data, num, teacher.held_out)
     if corpus.held_out and not corpus.unseen:
         reporter.info(
-            "the teacher was trained on all of these pairs, and so it is measured on them"
+            "the teacher may have been trained on all pairs that are held out here, and is "
+            "measured on them"
         )
     settings = {
         "teacher": teacher.name,
